@@ -1,0 +1,189 @@
+"""The emitter: a graph of elementwise nodes as one readable Triton kernel.
+
+An eager elementwise op is the emitter on a one-node graph; a gradient rule is the emitter on the
+graph its capture wrote. Operands that all have the output's contiguous layout (or one element) give a
+flat kernel; anything else gives one with an index per collapsed axis.
+"""
+
+from __future__ import annotations
+
+import __future__
+import functools
+import linecache
+from dataclasses import dataclass
+from typing import Any
+
+from ..dtypes import dtype as DType
+from ..lang import Jit, tl
+from .graph import Graph, Ref
+
+FLAT, ONE, STRIDED, SCALAR = "flat", "one", "strided", "scalar"
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a kernel reads one input: its dtype (None for a Python float) and its layout."""
+
+    dtype: DType | None
+    layout: str
+
+
+def _literal(value: Any, compute: DType) -> str:
+    if compute.kind == "float":
+        value = float(value)
+        if value != value or value in (float("inf"), float("-inf")):
+            return f'float("{value}")'
+    elif compute.kind == "int":
+        value = int(value)
+    return repr(value)
+
+
+def _read(name: str, spec: Input, ndim: int) -> list[str]:
+    """Lines that give ``name`` its value in registers."""
+    if spec.layout == SCALAR:
+        return []
+    at = {
+        FLAT: f"{name}_ptr + i, mask=mask",
+        ONE: f"{name}_ptr",
+        STRIDED: f"{name}_ptr + "
+        + " + ".join(f"i{d} * {name}_stride{d}" for d in range(ndim))
+        + ", mask=mask",
+    }[spec.layout]
+    line = f"    {name} = tl.load({at})"
+    assert spec.dtype is not None
+    if spec.dtype.kind == "bool":
+        line += " != 0"
+    elif spec.dtype.compute is not spec.dtype:
+        line += ".to(tl.float32)"
+    return [line]
+
+
+def emit(graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int) -> str:
+    """The kernel's source. ``ndim`` 0 means flat; else the number of collapsed axes."""
+    live = graph.live()
+    n = len(graph.inputs)
+    values, promoted = graph.dtypes([i.dtype for i in inputs])
+    used = [i for i in live if i < n]
+    params = [
+        graph.inputs[i] if inputs[i].layout == SCALAR else f"{graph.inputs[i]}_ptr" for i in used
+    ]
+    params += [f"out{i}_ptr" for i in range(len(outputs))] + ["n"]
+    params += [f"size{d}" for d in range(1, ndim)]
+    for i in used:
+        if inputs[i].layout == STRIDED:
+            params += [f"{graph.inputs[i]}_stride{d}" for d in range(ndim)]
+    lines = [
+        f"def {graph.name}({', '.join(params)}, INT64: tl.constexpr, BLOCK: tl.constexpr):",
+        "    start = tl.program_id(0)",
+        "    if INT64:",
+        "        start = start.to(tl.int64)",
+        "    i = start * BLOCK + tl.arange(0, BLOCK)",
+        "    mask = i < n",
+    ]
+    if ndim:
+        rest = "i"
+        for d in range(ndim - 1, 0, -1):
+            lines.append(f"    i{d} = {rest} % size{d}")
+            lines.append(f"    rest{d} = {rest} // size{d}")
+            rest = f"rest{d}"
+        lines.append(f"    i0 = {rest}")
+    kinds: list[DType] = []  # what each value is in registers
+    for i, name in enumerate(graph.inputs):
+        kinds.append(values[i].compute)
+        if i in used:
+            lines += _read(name, inputs[i], ndim)
+
+    def operand(a: Any, compute: DType, untyped: bool) -> str:
+        if not isinstance(a, Ref):
+            if untyped:
+                return repr(bool(a))
+            return _literal(a, compute)
+        label = graph.label(a.index)
+        if untyped:
+            return label if kinds[a.index].kind == "bool" else f"({label} != 0)"
+        if a.index < n and inputs[a.index].layout == SCALAR:
+            return _scalar(label, compute)
+        if kinds[a.index] is compute:
+            return label
+        return f"{label}.to({_tl_name(compute)})"
+
+    for k, node in enumerate(graph.nodes):
+        compute = promoted[k].compute
+        kinds.append(node.op.result_dtype(promoted[k]).compute)
+        if n + k not in live:
+            continue
+        args = [
+            operand(a, compute, name in node.op.untyped)
+            for name, a in zip(node.op.operands, node.args)
+        ]
+        args += [f"{key}={value!r}" for key, value in node.attrs.items()]
+        lines.append(f"    v{k} = {node.op.name}({', '.join(args)})")
+    position = 0
+    for ref in graph.outputs:
+        if ref is None:
+            continue
+        want = outputs[position]
+        target = "tl.uint8" if want.kind == "bool" else _tl_name(want)
+        if isinstance(ref, Ref):
+            is_scalar = ref.index < n and inputs[ref.index].layout == SCALAR
+            value = _scalar(graph.label(ref.index), want) if is_scalar else graph.label(ref.index)
+            value = f"{value}.to({target})"
+        else:
+            value = f"tl.full([BLOCK], {_literal(ref, want)}, {target})"
+        lines.append(f"    tl.store(out{position}_ptr + i, {value}, mask=mask)")
+        position += 1
+    return "\n".join(lines) + "\n"
+
+
+def _tl_name(d: DType) -> str:
+    return "tl.int1" if d.kind == "bool" else f"tl.{d.name}"
+
+
+def _scalar(label: str, compute: DType) -> str:
+    """A Python number passed at launch. float64 arrives as its bits: launch floats are float32."""
+    if compute.name == "float64":
+        return f"tl.cast({label}, tl.int64).to(tl.float64, bitcast=True)"
+    return f"tl.cast({label}, {_tl_name(compute)})"
+
+
+def build(source: str, name: str, graph: Graph) -> Jit:
+    """Compile the text of a kernel; tracebacks and ``inspect`` find it through linecache."""
+    filename = f"<trident {name} {abs(hash(source)):x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    scope: dict[str, Any] = {"tl": tl, "__name__": "trident.generated"}
+    for node in graph.nodes:
+        scope[node.op.name] = node.op.triton
+    # annotations stay text (BLOCK: tl.constexpr must not load Triton); the flag keeps line numbers
+    code = compile(source, filename, "exec", flags=__future__.annotations.compiler_flag)
+    exec(code, scope)
+    return Jit(scope[name])
+
+
+@functools.lru_cache(maxsize=4096)
+def _kernel(
+    key: tuple, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int, holder: _Held
+) -> Jit:
+    source = emit(holder.graph, inputs, outputs, ndim)
+    return build(source, holder.graph.name, holder.graph)
+
+
+class _Held:
+    """Carries a graph through the cache without being part of its key."""
+
+    __slots__ = ("graph",)
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held)
+
+
+def kernel(
+    key: tuple, graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int
+) -> Jit:
+    """The kernel of ``graph`` (identified by ``key``) for these dtypes and layouts, built once."""
+    return _kernel(key, inputs, outputs, ndim, _Held(graph))

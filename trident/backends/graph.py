@@ -1,0 +1,117 @@
+"""A graph of elementwise nodes: what capture writes and the emitters read.
+
+Values are numbered: the inputs first, then one per node. An argument is a value number (``Ref``) or
+a Python number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import dtypes
+from ..dtypes import dtype as DType
+from ..ops.registry import Elementwise
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value with this number."""
+
+    index: int
+
+
+@dataclass
+class GraphNode:
+    op: Elementwise
+    args: tuple[Any, ...]  # Ref or number
+    attrs: dict[str, Any]
+
+
+@dataclass
+class Graph:
+    """Straight-line elementwise code. ``outputs`` are Refs, numbers, or None (not wanted)."""
+
+    name: str
+    inputs: list[str]
+    nodes: list[GraphNode] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+
+    def add(self, op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Ref:
+        for i, node in enumerate(self.nodes):  # common subexpressions: rules are short
+            if node.op is op and node.args == args and node.attrs == attrs:
+                return Ref(len(self.inputs) + i)
+        self.nodes.append(GraphNode(op, args, attrs))
+        return Ref(len(self.inputs) + len(self.nodes) - 1)
+
+    def live(self) -> list[int]:
+        """Numbers of the values that the outputs depend on, in order."""
+        n = len(self.inputs)
+        wanted = {o.index for o in self.outputs if isinstance(o, Ref)}
+        for i in range(len(self.nodes) - 1, -1, -1):
+            if n + i in wanted:
+                wanted |= {a.index for a in self.nodes[i].args if isinstance(a, Ref)}
+        return sorted(wanted)
+
+    def label(self, index: int) -> str:
+        n = len(self.inputs)
+        return self.inputs[index] if index < n else f"v{index - n}"
+
+    def dtypes(self, inputs: list[DType | None]) -> tuple[list[DType], list[DType]]:
+        """Per value: its dtype; per node: the dtype its operands are promoted to.
+
+        ``inputs`` holds None for a Python float, which is weak like every number.
+        """
+        values: list[DType | None] = list(inputs)
+        promoted: list[DType] = []
+        for node in self.nodes:
+            strong, weak = [], []
+            for name, a in zip(node.op.operands, node.args):
+                if name in node.op.untyped:
+                    continue
+                d = values[a.index] if isinstance(a, Ref) else None
+                if d is not None:
+                    strong.append(d)
+                else:
+                    weak.append(
+                        dtypes.get_default_dtype() if isinstance(a, Ref) else dtypes.scalar_dtype(a)
+                    )
+            p = node.op.result_dtype(dtypes.result_type(strong, [], weak))
+            if node.op.result == "bool":
+                p = dtypes.result_type(strong, [], weak)
+            promoted.append(p)
+            values.append(node.op.result_dtype(p))
+        return [v or dtypes.get_default_dtype() for v in values], promoted
+
+
+def python_function(graph: Graph, bindings: dict[str, str]) -> Callable:
+    """``graph`` as a Python function ``f(g, a, out)`` that calls one numpy body per node.
+
+    ``bindings`` says how an input is had from the three parameters: {"x": "a[0]"}.
+    """
+    live = set(graph.live())
+    n = len(graph.inputs)
+    scope: dict[str, Any] = {"inf": float("inf"), "nan": float("nan")}
+    lines = [f"def {graph.name}(g, a, out):"]
+    for i, name in enumerate(graph.inputs):
+        if i in live and bindings[name] != name:
+            lines.append(f"    {name} = {bindings[name]}")
+
+    def text(a: Any) -> str:
+        return graph.label(a.index) if isinstance(a, Ref) else repr(a)
+
+    for i, node in enumerate(graph.nodes):
+        if n + i not in live:
+            continue
+        body = f"np_{node.op.name}"
+        scope[body] = node.op.numpy
+        attrs = "".join(f", {k}={v!r}" for k, v in node.attrs.items())
+        args = ", ".join(text(a) for a in node.args)
+        lines.append(f"    v{i} = {body}({args}{attrs})")
+    lines.append(f"    return ({', '.join(text(o) for o in graph.outputs)},)")
+    source = "\n".join(lines)
+    exec(compile(source, f"<trident {graph.name}>", "exec"), scope)
+    function = scope[graph.name]
+    function.source = source
+    return function

@@ -1,0 +1,243 @@
+"""The CPU backend: every op's ``numpy`` body, with promotion and rounding done here.
+
+float16 and bfloat16 operands are widened to float32 before the body and the result is rounded once,
+as the kernels do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes
+from ..dtypes import FROM_NUMPY
+from ..dtypes import dtype as DType
+from ..errors import DTypeError, wrong
+from ..ops.registry import REGISTRY, Elementwise, Op, Primitive, Spec
+from ..shapes import Shape
+from .graph import Graph, python_function
+
+_HALF = tuple(d.np for d in dtypes.HALVES)
+_F32 = np.dtype(np.float32)
+
+# np.errstate costs 1 us, as much as a small op. The context variable behind it costs 0.1 us; where a
+# numpy release moves it, np.errstate itself does the same.
+try:
+    from numpy._core.umath import _extobj_contextvar, _make_extobj
+
+    _QUIET = _make_extobj(all="ignore")
+    quiet_set: Callable = lambda: _extobj_contextvar.set(_QUIET)  # noqa: E731
+    quiet_reset: Callable = _extobj_contextvar.reset
+except ImportError:  # pragma: no cover - depends on the numpy release
+
+    def quiet_set() -> AbstractContextManager:
+        state = np.errstate(all="ignore")
+        state.__enter__()
+        return state
+
+    def quiet_reset(state: AbstractContextManager) -> None:
+        state.__exit__(None, None, None)
+
+
+def dtype_of(array: np.ndarray) -> DType:
+    return FROM_NUMPY[array.dtype]
+
+
+def widen(a: Any) -> Any:
+    """float16 and bfloat16 arrays as float32; anything else as it is."""
+    if isinstance(a, np.ndarray) and a.dtype in _HALF:
+        return a.astype(_F32)
+    return a
+
+
+def check_takes(op: Elementwise, promoted: DType) -> None:
+    """Raise where an elementwise op does not take the promoted dtype."""
+    bad = (
+        (op.takes == "number" and promoted.kind == "bool")
+        or (op.takes == "int" and promoted.kind == "float")
+        or (op.takes == "float" and promoted.kind != "float")
+    )
+    if bad:
+        expected = {
+            "number": "a number dtype (not bool)",
+            "int": "an integer or bool dtype",
+            "float": "a floating dtype",
+        }[op.takes]
+        raise wrong(
+            op.name, f"expected {expected}", got=promoted.name, error=DTypeError,
+            hint="convert with x.to(dtype)",
+        )
+
+
+def promote(op: Elementwise, args: tuple) -> DType:
+    """The dtype that the operands of an elementwise op are promoted to (arrays of either device)."""
+    dims, zero_dims, scalars = [], [], []
+    for name, a in zip(op.operands, args):
+        if name in op.untyped:
+            continue
+        if hasattr(a, "shape"):
+            d = FROM_NUMPY[a.dtype] if isinstance(a, np.ndarray) else a.dtype
+            (dims if a.ndim else zero_dims).append(d)
+        else:
+            scalars.append(dtypes.scalar_dtype(a))
+    promoted = dtypes.result_type(dims, zero_dims, scalars)
+    check_takes(op, promoted)
+    if op.result == "float" and promoted.kind != "float":
+        promoted = dtypes.get_default_dtype()
+    return promoted
+
+
+def elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> np.ndarray:
+    """Run an elementwise op on arrays and Python numbers."""
+    promoted = promote(op, args)
+    compute = promoted.compute.np
+    passed = []
+    for name, a in zip(op.operands, args):
+        if name in op.untyped:
+            a = a if not isinstance(a, np.ndarray) or a.dtype == np.bool_ else a != 0
+        elif isinstance(a, np.ndarray):
+            a = a if a.dtype == compute else a.astype(compute)
+        elif compute.kind == "f":
+            a = float(a)
+        elif compute.kind in "iu":
+            a = int(a)
+        passed.append(a)
+    token = quiet_set()
+    try:
+        r = op.numpy(*passed, **attrs)
+    except ValueError:
+        _check_broadcast(op, args)
+        raise
+    finally:
+        quiet_reset(token)
+    want = op.result_dtype(promoted).np
+    if r.__class__ is not np.ndarray:
+        r = np.asarray(r)
+    return r if r.dtype == want else r.astype(want)
+
+
+def _check_broadcast(op: Op, args: tuple) -> None:
+    from .. import shapes
+
+    shapes.broadcast(op.name, *[a.shape for a in args if hasattr(a, "shape")])
+
+
+def broadcast_error(op: Op, args: tuple) -> None:
+    """Raise the user's ShapeError if the array operands do not broadcast."""
+    _check_broadcast(op, args)
+
+
+def specs(args: tuple) -> list:
+    """Arrays as Specs, lists of arrays as lists of Specs, None and numbers as they are."""
+    return [
+        Spec(a.shape, FROM_NUMPY[a.dtype] if isinstance(a, np.ndarray) else a.dtype)
+        if hasattr(a, "shape")
+        else a
+        for a in args
+    ]
+
+
+def primitive(op: Primitive, args: tuple, attrs: dict[str, Any]) -> Any:
+    """Run a primitive's ``numpy`` body; ``infer`` speaks where something is wrong."""
+    half = False
+    float_dtype = None
+    for a in args:
+        if a.__class__ is np.ndarray:
+            d = a.dtype
+            if d.kind == "f" or d in _HALF:
+                if d in _HALF:
+                    half = True
+                if float_dtype is None:
+                    float_dtype = d
+                elif d != float_dtype:
+                    op.infer(*specs(args), **attrs)
+    token = quiet_set()
+    try:
+        if not half:
+            r = op.numpy(*args, **attrs)
+            if r.__class__ is not np.ndarray:
+                r = tuple(map(np.asarray, r)) if isinstance(r, tuple) else np.asarray(r)
+            return r
+        want = op.infer(*specs(args), **attrs)
+        r = op.numpy(*[widen(a) for a in args], **attrs)
+        if isinstance(r, tuple):
+            return tuple(_round(x, w.dtype) for x, w in zip(r, want))
+        return _round(r, want.dtype)
+    except (ValueError, TypeError, IndexError):
+        op.infer(*specs(args), **attrs)
+        raise
+    finally:
+        quiet_reset(token)
+
+
+def _round(a: Any, want: DType) -> np.ndarray:
+    a = np.asarray(a)
+    return a if a.dtype == want.np else a.astype(want.np)
+
+
+def rule_function(graph: Graph, bindings: dict[str, str]) -> Callable:
+    """A gradient rule as a Python function of (g, a, out)."""
+    return python_function(graph, bindings)
+
+
+def run_rule(function: Callable, g: np.ndarray, args: tuple | None, out: Any) -> tuple:
+    """Evaluate a rule made by ``rule_function``; half types are computed in float32."""
+    if g.dtype in _HALF:
+        g = g.astype(_F32)
+        args = tuple(map(widen, args)) if args is not None else None
+        out = widen(out)
+    return function(g, args, out)
+
+
+def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(a + b)
+
+
+def cast(a: np.ndarray, dtype: DType) -> np.ndarray:
+    token = quiet_set()
+    try:
+        return a.astype(dtype.np)
+    finally:
+        quiet_reset(token)
+
+
+def copy(a: np.ndarray) -> np.ndarray:
+    return np.array(a, order="C", copy=True)
+
+
+def sum_to(a: np.ndarray, shape: Shape) -> np.ndarray:
+    """Sum ``a`` over the axes along which ``shape`` was broadcast to it."""
+    lead = a.ndim - len(shape)
+    over = tuple(range(lead)) + tuple(
+        i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
+    )
+    if not over:
+        return a.reshape(shape)
+    total = primitive(REGISTRY["sum"], (a,), {"dim": over, "keepdim": False, "dtype": None})  # type: ignore[arg-type]
+    return total.reshape(shape)
+
+
+def assign(target: np.ndarray, value: Any) -> None:
+    """Write ``value`` (broadcast) into the memory of ``target``."""
+    token = quiet_set()
+    try:
+        np.copyto(target, value, casting="unsafe")
+    finally:
+        quiet_reset(token)
+
+
+def full(like: Any, shape: Shape, value: Any, dtype: DType) -> np.ndarray:
+    if value == 0:
+        return np.zeros(shape, dtype.np)
+    return np.full(shape, value, dtype.np)
+
+
+def from_host(array: np.ndarray, like: Any) -> np.ndarray:
+    return np.array(array)
+
+
+def to_host(array: np.ndarray) -> np.ndarray:
+    return array

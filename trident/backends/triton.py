@@ -1,0 +1,293 @@
+"""The cuda backend: elementwise graphs through the emitter, everything else through ``kernels/``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import config, dtypes, shapes
+from ..dtypes import dtype as DType
+from ..errors import DTypeError, wrong
+from ..kernels import layout
+from ..lang import cdiv, next_power_of_2
+from ..ops.registry import REGISTRY, Elementwise, Fused, Primitive
+from ..runtime import Device, DeviceArray, launch
+from ..shapes import Shape
+from . import emitter
+from .emitter import FLAT, ONE, SCALAR, STRIDED, Input
+from .graph import Graph, Ref
+from .numpy import promote, specs
+
+
+def dtype_of(array: DeviceArray) -> DType:
+    return array.dtype
+
+
+def _block(n: int, device: Device) -> int:
+    """Elements a program: 1024 on a GPU; the interpreter pays per program, so fewer and larger."""
+    if device.interpreted:
+        return config.interpret_block.get() or min(max(next_power_of_2(n), 16), 65536)
+    return 1024
+
+
+def _collapse(shape: Shape, strides: list[Shape]) -> tuple[Shape, list[Shape]]:
+    """Merge neighbouring axes that every operand walks as one; drop axes of size 1."""
+    kept = [(s, tuple(st[i] for st in strides)) for i, s in enumerate(shape) if s != 1]
+    merged: list[tuple[int, tuple[int, ...]]] = []
+    for size, steps in kept:
+        if merged:
+            before, outer = merged[-1]
+            if all(o == s * size for o, s in zip(outer, steps)):
+                merged[-1] = (before * size, steps)
+                continue
+        merged.append((size, steps))
+    sizes = tuple(s for s, _ in merged)
+    return sizes, [tuple(steps[k] for _, steps in merged) for k in range(len(strides))]
+
+
+def _number(value: Any, compute: DType) -> Any:
+    """A Python number as the launch passes it (see ``emitter._scalar``)."""
+    if compute.kind == "float":
+        value = float(value)
+        if compute.name == "float64":
+            return struct.unpack("<q", struct.pack("<d", value))[0]
+        return value
+    return int(value)
+
+
+def _layouts(arrays: list, shape: Shape) -> tuple[list[str], bool]:
+    kinds = []
+    for a in arrays:
+        if not isinstance(a, DeviceArray):
+            kinds.append(SCALAR)
+        elif a.size == 1:
+            kinds.append(ONE)
+        elif a.shape == shape and a.is_contiguous():
+            kinds.append(FLAT)
+        else:
+            kinds.append(STRIDED)
+    return kinds, STRIDED in kinds
+
+
+def run_graph(
+    key: tuple, graph: Graph, arrays: list, shape: Shape, out_dtypes: list[DType], scalar_as: DType
+) -> list[DeviceArray]:
+    """Run ``graph`` over ``arrays`` (DeviceArrays and numbers) broadcast to ``shape``."""
+    live = [i for i in graph.live() if i < len(graph.inputs)]
+    used = [arrays[i] for i in live]
+    device = next(a.device for a in arrays if isinstance(a, DeviceArray))
+    outs = [device.empty(shape, d) for d in out_dtypes]
+    n = shapes.numel(shape)
+    if n == 0:
+        return outs
+    kinds, strided = _layouts(used, shape)
+    sizes: Shape = ()
+    steps: list[Shape] = []
+    if strided:
+        tensors = [a for a, k in zip(used, kinds) if k not in (SCALAR, ONE)]
+        expanded = [shapes.broadcast_strides(graph.name, a.shape, a.strides, shape) for a in tensors]
+        sizes, steps = _collapse(shape, expanded)
+        kinds = [STRIDED if k == FLAT else k for k in kinds]
+    by_index = dict(zip(live, kinds))
+    inputs = tuple(
+        Input(a.dtype, by_index.get(i, FLAT))
+        if isinstance(a, DeviceArray)
+        else Input(None if isinstance(a, float) else dtypes.scalar_dtype(a or 0), SCALAR)
+        for i, a in enumerate(arrays)
+    )
+    kernel = emitter.kernel(key, graph, inputs, tuple(out_dtypes), len(sizes))
+    passed = [a if isinstance(a, DeviceArray) else _number(a, scalar_as) for a in used]
+    wide = n > 2**31 - 65536 or shapes.needs_int64(*[a for a in used if isinstance(a, DeviceArray)])
+    block = _block(n, device)
+    launch(
+        kernel, (cdiv(n, block),), *passed, *outs, n, *sizes[1:], *[s for st in steps for s in st],
+        INT64=wide, BLOCK=block, num_warps=4,
+    )  # fmt: skip
+    return outs
+
+
+def elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> DeviceArray:
+    """Run an elementwise op on DeviceArrays and Python numbers, in one launch."""
+    promoted = promote(op, args)
+    shape = shapes.broadcast(op.name, *[a.shape for a in args if hasattr(a, "shape")])
+    key = (op.name, promoted.name, tuple(attrs.items()))
+    graph = _promoted_graph(op, tuple(attrs.items()), promoted)
+    return run_graph(
+        key, graph, list(args), shape, [op.result_dtype(promoted)], promoted.compute
+    )[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def _promoted_graph(op: Elementwise, attrs: tuple, promoted: DType) -> Graph:
+    """The one-node graph with its promotion fixed: 0-d operands and numbers are weaker than
+    ``Graph.dtypes`` knows."""
+    graph = _PromotedGraph(op.name + "_kernel", list(op.operands))
+    graph.promoted = promoted
+    graph.outputs = [graph.add(op, tuple(Ref(i) for i in range(op.arity)), dict(attrs))]
+    return graph
+
+
+class _PromotedGraph(Graph):
+    promoted: DType
+
+    def dtypes(self, inputs: list[DType | None]) -> tuple[list[DType], list[DType]]:
+        values = [d or self.promoted for d in inputs]
+        return [*values, self.nodes[0].op.result_dtype(self.promoted)], [self.promoted]
+
+
+def rule_function(graph: Graph, bindings: dict[str, str]) -> Callable:
+    """A gradient rule as a function of (g, a, out) that launches one kernel."""
+    pick = {name: expr for name, expr in bindings.items()}
+    operand = [(n, int(e[2:-1]) if e.startswith("a[") else e) for n, e in pick.items()]
+    order = {n: e for n, e in operand}
+    wanted = [o for o in graph.outputs if o is not None]
+    key = ("rule", graph.name, id(graph))
+
+    def run(g: DeviceArray, a: tuple | None, out: Any) -> tuple:
+        values = []
+        for name in graph.inputs:
+            e = order[name]
+            values.append(g if e == "g" else out if e == "out" else a[e] if a is not None else None)
+        results = iter(
+            run_graph(key, graph, values, g.shape, [g.dtype] * len(wanted), g.dtype.compute)
+        )
+        return tuple(None if o is None else next(results) for o in graph.outputs)
+
+    run.graph = graph  # type: ignore[attr-defined]
+    return run
+
+
+def run_rule(function: Callable, g: DeviceArray, args: tuple | None, out: Any) -> tuple:
+    return function(g, args, out)
+
+
+def primitive(op: Primitive, args: tuple, attrs: dict[str, Any]) -> Any:
+    """Allocate what ``infer`` says and let the op's launcher fill it."""
+    want = op.infer(*specs(args), **attrs)
+    device = _device_of(args, attrs)
+    args = tuple(_to_device(a, device) for a in args)
+    if isinstance(want, tuple):
+        outs = tuple(device.empty(w.shape, w.dtype) for w in want)
+        op.launch(outs, *args, **attrs)
+        return outs
+    out = device.empty(want.shape, want.dtype)
+    op.launch(out, *args, **attrs)
+    return out
+
+
+def _device_of(args: tuple, attrs: dict[str, Any]) -> Device:
+    for a in args:
+        if isinstance(a, DeviceArray):
+            return a.device
+    return attrs["device"]
+
+
+def _to_device(a: Any, device: Device) -> Any:
+    """Primitives take arrays: a number operand becomes a 0-d array of its own dtype."""
+    if isinstance(a, (bool, int, float)):
+        return device.from_host(np.asarray(a, dtypes.scalar_dtype(a).np))
+    return a
+
+
+def fused_forward(
+    op: Fused, args: tuple, attrs: dict[str, Any], out: Any
+) -> tuple[Any, dict[str, DeviceArray]]:
+    """Run a fused op's forward launcher; ``out`` is its Spec (or tuple of Specs)."""
+    device = _device_of(args, attrs)
+    operand_specs = specs(args)
+    wide = any(s.dtype is dtypes.float64 for s in operand_specs if hasattr(s, "dtype"))
+    precision = dtypes.float64 if wide else dtypes.float32
+    values: dict[str, Any] = {**dict(zip(op.operands, args)), **attrs}
+    saved = {
+        name: device.empty(tuple(shape(*operand_specs, **attrs)), precision)
+        for name, shape in op.residuals.items()
+    }
+    if isinstance(out, tuple):
+        values["out"] = tuple(device.empty(o.shape, o.dtype) for o in out)
+    else:
+        values["out"] = device.empty(out.shape, out.dtype)
+    values.update(saved)
+    assert op.forward is not None
+    op.forward(**{n: values[n] for n in inspect.signature(op.forward).parameters})
+    return values["out"], saved
+
+
+def fused_backward(
+    op: Fused, g: Any, args: tuple, attrs: dict[str, Any], out: Any, saved: dict, mask: tuple
+) -> tuple:
+    """Run a fused op's backward launcher; one gradient per operand, None where not wanted."""
+    values: dict[str, Any] = {**dict(zip(op.operands, args)), **attrs, **saved, "g": g, "out": out}
+    grads: list = []
+    for name, a, wanted in zip(op.operands, args, mask):
+        grad = a.device.empty(a.shape, a.dtype) if wanted else None
+        values[f"d{name}"] = grad
+        grads.append(grad)
+    assert op.backward is not None
+    op.backward(**{n: values[n] for n in inspect.signature(op.backward).parameters})
+    return tuple(grads)
+
+
+def add(a: DeviceArray, b: DeviceArray) -> DeviceArray:
+    op: Any = REGISTRY["add"]
+    return elementwise(op, (a, b), dict(op.defaults))
+
+
+def copy(a: DeviceArray) -> DeviceArray:
+    out = a.device.empty(a.shape, a.dtype)
+    layout.copy(out, a)
+    return out
+
+
+def cast(a: DeviceArray, dtype: DType) -> DeviceArray:
+    out = a.device.empty(a.shape, dtype)
+    layout.copy(out, a)
+    return out
+
+
+def sum_to(a: DeviceArray, shape: Shape) -> DeviceArray:
+    """Sum ``a`` over the axes along which ``shape`` was broadcast to it."""
+    lead = a.ndim - len(shape)
+    over = tuple(range(lead)) + tuple(
+        i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
+    )
+    if over:
+        op: Any = REGISTRY["sum"]
+        a = primitive(op, (a,), {"dim": over, "keepdim": True, "dtype": None})
+    return a.reshape(shape)
+
+
+def assign(target: DeviceArray, value: Any) -> None:
+    """Write ``value`` (an array or number, broadcast) into the memory of ``target``."""
+    if target.size == 0:
+        return
+    if isinstance(value, np.ndarray):
+        value = target.device.from_host(np.ascontiguousarray(value))
+    if isinstance(value, DeviceArray):
+        layout.copy(target, value.broadcast_to(target.shape))
+        return
+    if target.dtype.kind == "int" and isinstance(value, float) and value != value:
+        raise wrong("fill", "NaN has no integer value", got=value, error=DTypeError)
+    if target.is_contiguous():
+        layout.fill(target, value)
+        return
+    layout.copy(target, full(target, (), value, target.dtype).broadcast_to(target.shape))
+
+
+def full(like: Any, shape: Shape, value: Any, dtype: DType) -> DeviceArray:
+    out = like.device.empty(shape, dtype)
+    if out.size:
+        layout.fill(out, value)
+    return out
+
+
+def from_host(array: np.ndarray, like: DeviceArray) -> DeviceArray:
+    return like.device.from_host(array)
+
+
+def to_host(array: DeviceArray) -> np.ndarray:
+    return array.numpy()

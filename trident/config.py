@@ -1,0 +1,35 @@
+"""Switches: the only file that reads ``os.environ``.
+
+A switch that a computation depends on is a context variable, so that threads and nested ``with``
+blocks cannot disturb each other.
+"""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from pathlib import Path
+
+INTERPRET: bool = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+"""Whether the ``cuda`` device runs its kernels through Triton's interpreter on host memory."""
+
+TUNE_MALLOC: bool = os.environ.get("TRIDENT_MALLOC", "1") != "0"
+"""Whether glibc's allocator is told to keep freed arrays instead of returning them to the kernel."""
+
+poison: ContextVar[bool] = ContextVar("trident_poison", default=False)
+"""Fill every fresh device buffer with NaN bytes (0xFF): a kernel that skips a store is seen."""
+
+interpret_block: ContextVar[int | None] = ContextVar("trident_interpret_block", default=None)
+"""Overrides the block size of interpreted elementwise kernels (tests use small ones)."""
+
+matmul_precision: ContextVar[str] = ContextVar("trident_matmul_precision", default="highest")
+"""'highest': float32 matmul and conv are IEEE on the GPU. 'high': TF32 may be used."""
+
+
+def cache_dir() -> Path:
+    """Folder for what is kept between processes: ``$TRIDENT_CACHE``, else ``~/.cache/trident``."""
+    root = os.environ.get("TRIDENT_CACHE")
+    if root:
+        return Path(root)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "trident"

@@ -1,0 +1,423 @@
+"""Applying an op to Tensors: the one seam between ops, backends and tape.
+
+``Tensor._apply`` lands here. Every eager operation passes through exactly one of these functions, so
+they are kept flat: collect arrays, run the backend, wrap, record.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import dtypes
+from .tape.grad_mode import _enabled, enable_grad, is_grad_enabled, no_grad
+from .tape.node import (
+    ElementwiseNode,
+    FusedNode,
+    Node,
+    RuleNode,
+    Slot,
+    Version,
+    rule_edges,
+)
+from .backends import numpy as cpu
+from .backends import of as backend_of
+from .errors import AutogradError, DeviceError, TridentError
+from .ops import registry
+from .ops.registry import Elementwise, Fused, Op, Spec
+from .runtime import DeviceArray
+from .symbol import ShapeSymbol
+from .tensor import Tensor
+
+_ndarray = np.ndarray
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+_quiet_set, _quiet_reset = cpu.quiet_set, cpu.quiet_reset
+_new = Tensor.__new__
+
+
+def apply(self: Tensor, op: Op, args: tuple, attrs: dict[str, Any]) -> Any:
+    """Run ``op`` on Tensors and numbers, and record it if anything requires grad."""
+    if op.__class__ is Elementwise:
+        return _elementwise(op, args, attrs)
+    return _HANDLERS[op.__class__](op, args, attrs)
+
+
+def _elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
+    # the fast case: every tensor on the CPU with one dtype, float32 or float64
+    arrays = []
+    common = None
+    tracked = stale = False
+    for a in args:
+        if isinstance(a, Tensor):
+            data = a._data
+            if a._requires_grad:
+                tracked = True
+            if a._version is not None:
+                stale = True
+            arrays.append(data)
+            if data.__class__ is _ndarray:
+                d = data.dtype
+                if common is None:
+                    common = d
+                elif d is not common:
+                    common = False
+            else:
+                common = False
+        elif a.__class__ is float or a.__class__ is int:
+            arrays.append(a)
+        else:
+            common = False
+            break
+    if (common is _F32 or common is _F64) and op.fast:
+        token = _quiet_set()
+        try:
+            data = op.numpy(*arrays, **attrs)
+        except ValueError:
+            cpu.broadcast_error(op, tuple(arrays))
+            raise
+        finally:
+            _quiet_reset(token)
+        if data.__class__ is not _ndarray:
+            data = np.asarray(data)
+    else:
+        arrays = [_operand(op, a) for a in args]
+        for a in arrays:
+            if hasattr(a, "_apply"):
+                return a._apply(op, args, attrs)
+        arrays = _same_device(op, arrays)
+        device_array = next((a for a in arrays if a.__class__ is DeviceArray), None)
+        backend = cpu if device_array is None else backend_of(device_array)
+        data = backend.elementwise(op, tuple(arrays), attrs)
+    out = _new(Tensor)
+    out._data = data
+    if tracked and op.vjp is not None and _enabled.get():
+        if stale:
+            _check_history(op, args)
+        node = ElementwiseNode(op, args, tuple(arrays), attrs, rule_edges(args), data)
+        if op.saves_out:
+            version = out._version = Version()
+            node.save_out(data, version)
+        out._node = node
+        out._requires_grad = True
+    return out
+
+
+def _operand(op: Op, a: Any) -> Any:
+    """The array of a Tensor; numbers and arrays as they are; anything else is an error."""
+    if isinstance(a, Tensor):
+        return a._data
+    if a is None or isinstance(a, (bool, int, float, _ndarray)) or hasattr(a, "_apply"):
+        return a
+    if isinstance(a, np.generic):
+        return a.item()
+    raise TypeError(
+        f"{op.name}: expected Tensors or numbers; got {type(a).__name__}. "
+        "Make a Tensor with trident.tensor(...)"
+    )
+
+
+def _same_device(op: Op, arrays: list) -> list:
+    """Move 0-d CPU operands to the device of the others; other mixtures are an error."""
+    device = None
+    mixed = False
+    for a in arrays:
+        if a.__class__ is DeviceArray:
+            device = a.device
+        elif isinstance(a, _ndarray):
+            mixed = True
+    if device is None or not mixed:
+        return arrays
+    moved = []
+    for a in arrays:
+        if isinstance(a, _ndarray):
+            if a.ndim:
+                raise DeviceError(
+                    f"{op.name}: tensors must be on one device; got cpu (shape {a.shape}) and "
+                    f"{device}. Move one with .to('cpu') or .to('cuda')"
+                )
+            a = device.from_host(a)
+        moved.append(a)
+    return moved
+
+
+def _check_history(op: Op, args: tuple) -> None:
+    """Raise if an operand was written through another tensor on its memory, so that its recorded
+    history no longer says what its values are."""
+    for a in args:
+        v = getattr(a, "_version", None)
+        if v is not None and v.n != a._seen and (a._node is not None or v.taped):
+            raise AutogradError(
+                f"{op.name}: an operand of shape {tuple(a._data.shape)} was overwritten through "
+                f"another tensor on the same memory (by {v.writer}), so its recorded history is "
+                "stale. Write through this tensor itself (x[...] = value), or clone() before writing"
+            )
+
+
+def _finish(op: Op, args: tuple, attrs: dict[str, Any], data: Any) -> Any:
+    """Wrap the result of a primitive and record it."""
+    tracked = False
+    if op.vjp is not None and _enabled.get():
+        for a in args:
+            if isinstance(a, Tensor) and a._requires_grad:
+                tracked = True
+                if a._version is not None:
+                    _check_history(op, args)
+    if data.__class__ is tuple:
+        outs = tuple(_wrap(d) for d in data)
+        if tracked:
+            node = RuleNode(op, args, attrs, rule_edges(args), data)
+            node.n_outputs = len(outs)
+            _save_outputs(op, node, data, outs)
+            for i, o in enumerate(outs):
+                if o.is_floating_point():
+                    o._node = Slot(node, i, data[i])
+                    o._requires_grad = True
+        return outs
+    out = _wrap(data)
+    if tracked:
+        node = RuleNode(op, args, attrs, rule_edges(args), data)
+        _save_outputs(op, node, data, (out,))
+        out._node = node
+        out._requires_grad = True
+    return out
+
+
+def _save_outputs(op: Op, node: RuleNode, data: Any, outs: tuple) -> None:
+    if op.saves_out:
+        for o in outs:
+            o._version = Version()
+        node.save_out(data, tuple(o._version for o in outs))
+
+
+def _wrap(data: Any) -> Tensor:
+    out = _new(Tensor)
+    out._data = data
+    return out
+
+
+def _primitive(op: Any, args: tuple, attrs: dict[str, Any]) -> Any:
+    arrays = [
+        a._data if isinstance(a, Tensor) else None if a is None else _operand(op, a) for a in args
+    ]
+    for a in arrays:
+        if a.__class__ is DeviceArray:
+            arrays = _same_device(op, arrays)
+            data = backend_of(a).primitive(op, tuple(arrays), attrs)
+            break
+        if hasattr(a, "_apply"):
+            return a._apply(op, args, attrs)
+    else:
+        data = cpu.primitive(op, tuple(arrays), attrs)
+    return _finish(op, args, attrs, data)
+
+
+def _view(op: Any, args: tuple, attrs: dict[str, Any]) -> Tensor:
+    x = args[0]
+    source = x._data
+    try:
+        data = op.view(source, **attrs)
+    except (ValueError, TypeError, IndexError) as error:
+        if isinstance(error, TridentError):
+            raise
+        op.infer(Spec(source.shape, x.dtype), **attrs)
+        raise
+    out: Tensor = _finish(op, args, attrs, data)
+    if shares(source, data):
+        if x._version is None:
+            x._version = Version()
+            x._seen = 0
+        out._version = x._version
+        out._seen = x._version.n
+        out._base = x if x._base is None else x._base
+    return out
+
+
+def shares(a: Any, b: Any) -> bool:
+    """Whether two arrays of one device lie on the same memory."""
+    if a.__class__ is DeviceArray:
+        return a.buffer is b.buffer
+    return b.base is not None and np.may_share_memory(a, b)
+
+
+def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
+    if op.check is not None:
+        op.check(*args, **attrs)
+    on_device = any(isinstance(a, Tensor) and a._data.__class__ is DeviceArray for a in args)
+    tracked = _enabled.get() and any(isinstance(a, Tensor) and a._requires_grad for a in args)
+    if not on_device or op.forward is None or (tracked and op.backward is None):
+        return op.body(*args, **attrs)
+    if tracked:
+        _check_history(op, args)
+    arrays = tuple(_same_device(op, [_operand(op, a) for a in args]))
+    spec = _fused_spec(op, arrays, attrs)
+    backend: Any = backend_of(next(a for a in arrays if a.__class__ is DeviceArray))
+    data, residuals = backend.fused_forward(op, arrays, attrs, spec)
+    several = isinstance(data, tuple)
+    outs = tuple(_wrap(d) for d in data) if several else (_wrap(data),)
+    if tracked:
+        node = FusedNode(op, args, attrs, rule_edges(args), data, residuals)
+        node.n_outputs = len(outs)
+        for i, o in enumerate(outs):
+            if o.is_floating_point():
+                o._node = Slot(node, i, o._data) if several else node
+                o._requires_grad = True
+    return outs if several else outs[0]
+
+
+def _fused_spec(op: Fused, arrays: tuple, attrs: dict[str, Any]) -> Any:
+    """Shapes and dtypes of a fused op's results: its body, run once on symbols per signature."""
+    known = tuple(cpu.specs(arrays))
+    key = (known, tuple(attrs.items()))
+    spec = op.infer_cache.get(key)
+    if spec is None:
+        symbols = [ShapeSymbol(s) if isinstance(s, Spec) else s for s in known]
+        result = op.body(*symbols, **attrs)
+        spec = tuple(r.spec for r in result) if isinstance(result, tuple) else result.spec
+        op.infer_cache[key] = spec
+    return spec
+
+
+def _inplace(op: Any, args: tuple, attrs: dict[str, Any]) -> None:
+    """Run an update on lists of Tensors (not recorded)."""
+    first = next((t for a in args if isinstance(a, list) for t in a if t is not None), None)
+    if first is None:
+        return
+    arrays = [
+        [t._data if isinstance(t, Tensor) else t for t in a] if isinstance(a, list) else a
+        for a in args
+    ]
+    if first._data.__class__ is DeviceArray:
+        op.launch(*arrays, **attrs)
+    else:
+        token = _quiet_set()
+        try:
+            op.numpy(*arrays, **attrs)
+        finally:
+            _quiet_reset(token)
+    for a in args:
+        if isinstance(a, list):
+            for t in a:
+                if isinstance(t, Tensor) and t._version is not None:
+                    t._version.bump(op.name)
+                    t._seen = t._version.n
+
+
+def _create(op: Any, args: tuple, attrs: dict[str, Any]) -> Tensor:
+    """Run a primitive without operands; its attribute ``device`` says where."""
+    device = attrs.get("device", "cpu")
+    if device == "cpu" or device is None:
+        return _wrap(cpu.primitive(op, (), attrs))
+    from .backends import triton
+
+    return _wrap(triton.primitive(op, (), attrs))
+
+
+_HANDLERS = {
+    registry.Primitive: _primitive,
+    registry.View: _view,
+    registry.Fused: _fused,
+    registry.InPlace: _inplace,
+}
+registry._CREATE[:] = [_create]
+Tensor._apply = apply  # type: ignore[method-assign]
+
+
+# ---- in place -----------------------------------------------------------------------------------
+
+
+def update(name: str, target: Tensor, op_function: Any, args: tuple, kwargs: dict) -> Tensor:
+    """``target.add_(other)``: compute out of place, write into ``target``'s memory, move its history.
+
+    ``args`` are the operands after ``target``.
+    """
+    check_writable(name, target, args)
+    before = shallow(target)
+    result = op_function(before, *args, **kwargs)
+    return write(name, target, result, before)
+
+
+def shallow(t: Tensor) -> Tensor:
+    """The same array with the same history, as another object."""
+    out = _wrap(t._data)
+    out._node = t._node
+    out._requires_grad = t._requires_grad
+    out._version = t._version
+    out._seen = t._seen
+    return out
+
+
+def check_writable(name: str, target: Tensor, sources: tuple) -> None:
+    """Raise where an in-place op could not be recorded truthfully."""
+    if not _enabled.get():
+        return
+    if target._requires_grad and target._node is None:
+        raise AutogradError(
+            f"{name}: a leaf tensor that requires grad is overwritten in place; do it under "
+            "trident.no_grad(), or use the out-of-place form"
+        )
+    incoming = any(isinstance(s, Tensor) and s._requires_grad for s in sources)
+    base = target._base
+    if (incoming or target._requires_grad) and base is not None:
+        if base._requires_grad and base._node is None:
+            raise AutogradError(
+                f"{name}: a view of a leaf tensor that requires grad is overwritten in place; do it "
+                "under trident.no_grad(), or clone() the leaf first"
+            )
+
+
+def write(name: str, target: Tensor, result: Tensor, before: Tensor) -> Tensor:
+    """Put ``result`` (computed from ``before``, a shallow copy of ``target``) into ``target``."""
+    data = result._data
+    if tuple(data.shape) != tuple(target._data.shape):
+        from .errors import wrong
+
+        raise wrong(
+            name, f"the result has shape {tuple(data.shape)}, which does not fit in place into "
+            f"{tuple(target._data.shape)}", hint="use the out-of-place form",
+        )
+    if result.dtype is not target.dtype and _rank(result.dtype) > _rank(target.dtype):
+        from .errors import DTypeError, wrong
+
+        raise wrong(
+            name, f"a {result.dtype.name} result cannot be written into a {target.dtype.name} tensor",
+            error=DTypeError, hint="use the out-of-place form, or convert with .to(dtype)",
+        )
+    backend_of(target._data).assign(target._data, data)
+    return rebind(name, target, result)
+
+
+def _rank(d: dtypes.dtype) -> int:
+    return {"bool": 0, "int": 1, "float": 2}[d.kind]
+
+
+def rebind(name: str, target: Tensor, result: Tensor) -> Tensor:
+    """Count the write; let ``target`` carry the history of ``result``."""
+    if target._version is None:
+        target._version = Version()
+    version = target._version
+    version.bump(name)
+    target._seen = version.n
+    if _enabled.get() and (result._requires_grad or target._requires_grad):
+        node: Node | None = result._node
+        if isinstance(node, ElementwiseNode) and node.out is not None:
+            node.save_out(target._data, version)
+        elif isinstance(node, RuleNode) and node.out is not None:
+            node.save_out(target._data, (version,))
+        if node is not None and result.dtype is not target.dtype:
+            result = result.to(target.dtype)
+            node = result._node
+        target._node = node
+        target._requires_grad = result._requires_grad
+        version.taped = True
+        if target._base is not None:
+            version.taped = True
+    return target
+
+
+def recording(on: bool) -> Any:
+    """A block whose operations are recorded, or not."""
+    return enable_grad() if on else no_grad()
+
+
+__all__ = ["apply", "check_writable", "is_grad_enabled", "rebind", "recording", "shallow", "update", "write"]

@@ -1,0 +1,575 @@
+"""Matrix products: ``matmul`` and ``linear`` are primitives, the rest is made of them.
+
+Gradients of products are products of the transposed operands, so ``matmul`` closes on itself.
+``einsum`` and ``tensordot`` sort their axes into batch, rows, inner and columns and are one matmul.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import shapes
+from ..errors import DTypeError, wrong
+from ..kernels import matmul as kernels
+from .registry import FUNCTIONS, REGISTRY, Elementwise, Spec, composite, ops, primitive
+
+if TYPE_CHECKING:
+    from ..shapes import Shape
+    from ..tensor import Tensor
+
+
+def check_dtypes(op: str, **operands: Any) -> None:
+    """Raise unless all operands have one dtype, and one that can be multiplied and added."""
+    given = {name: x.dtype for name, x in operands.items() if x is not None}
+    if len(set(given.values())) > 1:
+        text = ", ".join(f"{name} {d.name}" for name, d in given.items())
+        raise wrong(
+            op, "operands must have one dtype", got=text, error=DTypeError,
+            hint="convert one of them with x.to(dtype)",
+        )  # fmt: skip
+    if next(iter(given.values())).kind == "bool":
+        raise wrong(
+            op, "operands must be numbers", got="bool", error=DTypeError,
+            hint="convert them with x.to(dtype)",
+        )  # fmt: skip
+
+
+def product_shape(op: str, a: Shape, b: Shape) -> Shape:
+    """The shape of ``a @ b``; raises where they do not fit."""
+    if not a or not b:
+        raise wrong(op, "operands must have at least 1 axis", got=f"{tuple(a)} @ {tuple(b)}")
+    k = b[0] if len(b) == 1 else b[-2]
+    if a[-1] != k:
+        raise wrong(op, f"inner sizes must agree; {tuple(a)} @ {tuple(b)}: {a[-1]} != {k}")
+    batch = shapes.broadcast(op, a[:-2], b[:-2])
+    return batch + a[-2:-1] + (b[-1:] if len(b) > 1 else ())
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _swap(x: Tensor) -> Tensor:
+    return ops.transpose(x, -1, -2)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """All axes but the last as one."""
+    if x.ndim == 2:
+        return x
+    return ops.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+@primitive
+class matmul:
+    """Matrix product a @ b, as in torch: a (..., m, k), b (..., k, n) -> (..., m, n).
+
+    Batch axes broadcast. A 1-d ``a`` is one row and a 1-d ``b`` one column, and that axis is not in
+    the result. Both operands must have the same dtype, any but bool; half types accumulate in
+    float32. Raises ShapeError where the inner sizes differ, DTypeError where the dtypes do.
+
+    >>> trident.matmul(trident.ones(2, 3), trident.ones(3, 4)).shape
+    trident.Size([2, 4])
+    """
+
+    def infer(a, b):
+        check_dtypes("matmul", a=a, b=b)
+        return Spec(product_shape("matmul", a.shape, b.shape), a.dtype)
+
+    def numpy(a, b):
+        if a.dtype != b.dtype or a.dtype.kind == "b":
+            raise TypeError
+        if a.ndim > 2 and b.ndim == 2 and a.flags.c_contiguous:
+            return np.matmul(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])  # one GEMM
+        return np.matmul(a, b)
+
+    def launch(out, a, b):
+        rows, columns = a.ndim > 1, b.ndim > 1
+        batch = out.shape[: out.ndim - rows - columns]
+        a = a if rows else a[None]
+        b = b if columns else b[..., None]
+        kernels.matmul(out.reshape((*batch, a.shape[-2], b.shape[-1])), a, b)
+
+    def vjp(g, a, b, needs):
+        if a.ndim == 1 and b.ndim == 1:
+            return g * b if needs[0] else None, g * a if needs[1] else None
+        rows = a if a.ndim > 1 else ops.unsqueeze(a, 0)
+        columns = b if b.ndim > 1 else ops.unsqueeze(b, 1)
+        if a.ndim == 1:
+            g = ops.unsqueeze(g, -2)
+        if b.ndim == 1:
+            g = ops.unsqueeze(g, -1)
+        da = db = None
+        if needs[0]:
+            da = ops.matmul(g, _swap(columns))
+            if da.shape != a.shape:
+                da = ops.reshape(ops.sum_to(da, rows.shape), a.shape)
+        if needs[1]:
+            if columns.ndim == 2:  # one b for all batches: sum over them inside one product
+                db = ops.matmul(_swap(_flat(rows)), _flat(g))
+            else:
+                db = ops.sum_to(ops.matmul(_swap(rows), g), columns.shape)
+            if db.shape != b.shape:
+                db = ops.reshape(db, b.shape)
+        return da, db
+
+    def samples(draw):
+        m, k, n = draw.integer(0, 5), draw.integer(0, 5), draw.integer(0, 5)
+        batch = draw.choice([(), (), (2,), (3, 1, 2)])
+        a = draw.choice([(k,), (m, k), (*batch, m, k), (1, *batch[1:], m, k)])
+        b = draw.choice([(k,), (k, n), (*batch, k, n), (*batch[1:], k, n)])
+        return (draw.tensor(a), draw.tensor(b)), {}
+
+
+def _activation(name: str) -> Elementwise:
+    """The elementwise op of one operand that ``linear(activation=name)`` applies."""
+    op = REGISTRY.get(name)
+    if not isinstance(op, Elementwise) or op.arity != 1 or op.vjp is None or op.result == "bool":
+        known = [
+            n for n, o in REGISTRY.items()
+            if isinstance(o, Elementwise) and o.arity == 1 and o.vjp and o.result != "bool"
+        ]  # fmt: skip
+        raise wrong(
+            "linear", "activation must be None or a differentiable elementwise op of one operand",
+            got=repr(name), hint=f"they are {', '.join(sorted(known))}",
+        )  # fmt: skip
+    return op
+
+
+def _activation_gradient(name: str, g: Tensor, z: Tensor) -> Tensor:
+    """``g`` times the derivative of the activation at ``z``, by the op's own rule."""
+    op = _activation(name)
+    values = {"g": g, op.operands[0]: z, **op.defaults}
+    if "out" in op.vjp_names:
+        values["out"] = FUNCTIONS[name](z)
+    assert op.vjp is not None
+    dz = op.vjp(*(values[n] for n in op.vjp_names))
+    return dz[0] if isinstance(dz, tuple) else dz
+
+
+@primitive(method=False)
+class linear:
+    """x @ weight.T + bias, then ``activation``: x (..., in), weight (out, in), bias (out,) or None.
+
+    ``activation`` names an elementwise op of one operand ("relu", "tanh") that the kernel applies
+    before it stores; the gradient recomputes what goes into it. All operands have the same dtype.
+
+    >>> trident.linear(trident.ones(2, 3), trident.ones(4, 3), trident.ones(4))[0].tolist()
+    [4.0, 4.0, 4.0, 4.0]
+    """
+
+    def infer(x, weight, bias=None, *, activation=None):
+        check_dtypes("linear", x=x, weight=weight, bias=bias)
+        if weight.ndim != 2:
+            raise wrong("linear", "weight must have shape (out, in)", got=tuple(weight.shape))
+        if not x.ndim or x.shape[-1] != weight.shape[1]:
+            raise wrong(
+                "linear",
+                f"x must have {weight.shape[1]} features in its last axis, as weight "
+                f"{tuple(weight.shape)} has",
+                got=f"x {tuple(x.shape)}",
+            )
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise wrong(
+                "linear",
+                f"bias must have shape {tuple(weight.shape[:1])}, the first axis of weight "
+                f"{tuple(weight.shape)}",
+                got=tuple(bias.shape),
+            )
+        if activation is not None:
+            _activation(activation)
+        return Spec(x.shape[:-1] + weight.shape[:1], x.dtype)
+
+    def numpy(x, weight, bias=None, *, activation=None):
+        if x.dtype != weight.dtype or weight.ndim != 2 or x.dtype.kind == "b":
+            raise TypeError
+        if x.ndim > 2 and x.flags.c_contiguous:
+            y = np.matmul(_rows(x), weight.T).reshape(*x.shape[:-1], weight.shape[0])
+        else:
+            y = np.matmul(x, weight.T)
+        if bias is not None:
+            if bias.shape != weight.shape[:1] or bias.dtype != x.dtype:
+                raise ValueError
+            y += bias
+        if activation is not None:
+            op = _activation(activation)
+            y = op.numpy(y, **op.defaults)
+        return y
+
+    def launch(out, x, weight, bias=None, *, activation=None):
+        if x.ndim == 1:
+            x, out = x[None], out[None]
+        act = _activation(activation).triton if activation is not None else None
+        kernels.matmul(out, x, weight.transpose((1, 0)), bias=bias, act=act)
+
+    def vjp(g, x, weight, bias, activation, needs):
+        if activation is not None:
+            g = _activation_gradient(activation, g, ops.linear(x, weight, bias))
+        dx = ops.matmul(g, weight) if needs[0] else None
+        dw = db = None
+        if needs[1] and x.ndim == 1:
+            dw = ops.outer(g, x)
+        elif needs[1]:
+            dw = ops.matmul(_swap(_flat(g)), _flat(x))
+        if bias is not None and needs[2]:
+            db = g if x.ndim == 1 else ops.sum(_flat(g), 0)
+        return dx, dw, db
+
+    def samples(draw):
+        features, outputs = draw.integer(0, 5), draw.integer(0, 5)
+        x = draw.tensor((*draw.shape(0, 3, 4), features))
+        bias = draw.tensor((outputs,)) if draw.boolean() else None
+        activation = draw.choice([None, None, "tanh", "sigmoid"])
+        return (x, draw.tensor((outputs, features)), bias), {"activation": activation}
+
+
+def _need_ndim(op: str, **operands: tuple[Tensor, int]) -> None:
+    for name, (x, ndim) in operands.items():
+        if x.ndim != ndim:
+            raise wrong(
+                op, f"{name} must have {ndim} ax{'is' if ndim == 1 else 'es'}", got=tuple(x.shape),
+                hint="matmul takes any number of axes",
+            )  # fmt: skip
+
+
+@composite
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """Product of two matrices: (m, k), (k, n) -> (m, n). Nothing broadcasts.
+
+    >>> trident.mm(trident.ones(2, 3), trident.ones(3, 1)).tolist()
+    [[3.0], [3.0]]
+    """
+    _need_ndim("mm", input=(input, 2), mat2=(mat2, 2))
+    return ops.matmul(input, mat2)
+
+
+@composite
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """Products of two batches of matrices: (b, m, k), (b, k, n) -> (b, m, n). Nothing broadcasts.
+
+    >>> trident.bmm(trident.ones(5, 2, 3), trident.ones(5, 3, 4)).shape
+    trident.Size([5, 2, 4])
+    """
+    _need_ndim("bmm", input=(input, 3), mat2=(mat2, 3))
+    if input.shape[0] != mat2.shape[0]:
+        raise wrong(
+            "bmm", "both operands must have one batch size",
+            got=f"{tuple(input.shape)} and {tuple(mat2.shape)}", hint="matmul broadcasts it",
+        )  # fmt: skip
+    return ops.matmul(input, mat2)
+
+
+@composite
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """Matrix times vector: (m, k), (k,) -> (m,).
+
+    >>> trident.mv(trident.ones(2, 3), trident.ones(3)).tolist()
+    [3.0, 3.0]
+    """
+    _need_ndim("mv", input=(input, 2), vec=(vec, 1))
+    return ops.matmul(input, vec)
+
+
+@composite
+def dot(input: Tensor, other: Tensor) -> Tensor:
+    """Inner product of two vectors of one length: (k,), (k,) -> ().
+
+    >>> trident.dot(trident.ones(3), trident.ones(3)).item()
+    3.0
+    """
+    _need_ndim("dot", input=(input, 1), other=(other, 1))
+    return ops.matmul(input, other)
+
+
+@composite
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """All products of the elements of two vectors: (m,), (n,) -> (m, n).
+
+    >>> trident.outer(trident.ones(2), trident.ones(3)).shape
+    trident.Size([2, 3])
+    """
+    _need_ndim("outer", input=(input, 1), vec2=(vec2, 1))
+    return ops.mul(ops.unsqueeze(input, 1), vec2)
+
+
+def _combine(input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    """beta * input + alpha * product; with beta 0 the input does not matter, not even its NaN."""
+    if alpha != 1:
+        product = product * alpha
+    if beta == 0:
+        return product
+    return (input if beta == 1 else input * beta) + product
+
+
+@composite
+def addmm(
+    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """beta * input + alpha * (mat1 @ mat2): mat1 (m, k), mat2 (k, n), input broadcasts to (m, n).
+
+    >>> trident.addmm(trident.ones(2), trident.ones(3, 4), trident.ones(4, 2))[0].tolist()
+    [5.0, 5.0]
+    """
+    _need_ndim("addmm", mat1=(mat1, 2), mat2=(mat2, 2))
+    if beta == alpha == 1 and input.shape == mat2.shape[1:] and input.dtype == mat1.dtype:
+        return ops.linear(mat1, _swap(mat2), input)  # the bias is added in the kernel
+    return _combine(input, ops.matmul(mat1, mat2), beta, alpha)
+
+
+@composite
+def baddbmm(
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """beta * input + alpha * (batch1 @ batch2): (b, m, k), (b, k, n); input to (b, m, n).
+
+    >>> trident.baddbmm(trident.ones(1), trident.ones(5, 3, 4), trident.ones(5, 4, 2)).shape
+    trident.Size([5, 3, 2])
+    """
+    return _combine(input, ops.bmm(batch1, batch2), beta, alpha)
+
+
+@composite(method=False)
+def bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x1 @ weight[o] @ x2 + bias[o]: x1 (..., p), x2 (..., q), weight (out, p, q), bias (out,).
+
+    >>> trident.bilinear(trident.ones(4, 2), trident.ones(4, 3), trident.ones(5, 2, 3)).shape
+    trident.Size([4, 5])
+    """
+    if weight.ndim != 3 or (x1.shape[-1:], x2.shape[-1:]) != (weight.shape[1:2], weight.shape[2:]):
+        raise wrong(
+            "bilinear", "weight must have shape (out, last axis of x1, last axis of x2)",
+            got=f"x1 {tuple(x1.shape)}, x2 {tuple(x2.shape)}, weight {tuple(weight.shape)}",
+        )  # fmt: skip
+    outputs, p, q = weight.shape
+    columns = ops.reshape(ops.permute(weight, (1, 0, 2)), (p, outputs * q))
+    left = ops.reshape(ops.matmul(x1, columns), (*x1.shape[:-1], outputs, q))
+    y = ops.squeeze(ops.matmul(left, ops.unsqueeze(x2, -1)), -1)
+    return y if bias is None else y + bias
+
+
+Labels = tuple[Any, ...]
+"""One label an axis: a letter, or a negative int for an axis of the ellipsis."""
+
+LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+@composite(method=False)
+def einsum(equation: str, *operands: Any) -> Tensor:
+    """Sum of products over named axes: ``einsum("bij,bjk->bik", x, y)`` is a batched matmul.
+
+    A letter in the output is kept, any other is summed over; without ``->`` the letters that occur
+    once are kept, in alphabetical order. ``...`` stands for axes that broadcast, a letter twice in
+    one operand for its diagonal. Axes of size 1 broadcast. Products are taken from left to right.
+
+    >>> trident.einsum("ij,kj->ik", trident.ones(2, 3), trident.ones(4, 3)).shape
+    trident.Size([2, 4])
+    """
+    if not isinstance(equation, str):
+        equation, operands = _equation_of_lists((equation, *operands))
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    inputs, output = _parse(equation, [len(x.shape) for x in operands])
+    sizes = _sizes(equation, inputs, [x.shape for x in operands])
+    terms = [_simplify(labels, x, sizes) for labels, x in zip(inputs, operands)]
+    labels, value = terms[0]
+    for i, (right, x) in enumerate(terms[1:], 1):
+        needed = set(output).union(*(other for other, _ in terms[i + 1 :]))
+        labels, value = _contract(labels, value, right, x, needed)
+    labels, value = _sum_out(labels, value, set(output))
+    missing = tuple(label for label in output if label not in labels)  # size 1 in every operand
+    for _ in missing:
+        value = ops.unsqueeze(value, -1)
+    return _permute(labels + missing, value, output)
+
+
+def _equation_of_lists(args: tuple) -> tuple[str, tuple]:
+    """torch's second form, ``einsum(x, [0, 1], y, [1, 2], [0, 2])``, as an equation."""
+
+    def text(labels: Sequence[Any]) -> str:
+        try:
+            known = sorted(LETTERS, key=lambda c: (c.isupper(), c))
+            return "".join("..." if x is Ellipsis else known[x] for x in labels)
+        except (IndexError, TypeError):
+            raise wrong("einsum", "labels must be ints in [0, 52)", got=list(labels)) from None
+
+    pairs = len(args) // 2
+    equation = ",".join(text(labels) for labels in args[1 : 2 * pairs : 2])
+    if len(args) % 2:
+        equation += "->" + text(args[-1])
+    return equation, args[0 : 2 * pairs : 2]
+
+
+def _parse(equation: str, ndims: list[int]) -> tuple[list[Labels], Labels]:
+    """The labels of every operand and of the output, the ellipsis spelled out."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    texts = left.split(",")
+    if len(texts) != len(ndims):
+        raise wrong("einsum", f"{equation!r} has {len(texts)} operands", got=len(ndims))
+    inputs = []
+    for i, (text, ndim) in enumerate(zip(texts, ndims)):
+        spare = ndim - len(text.replace("...", ""))
+        if spare < 0 or (spare and "..." not in text):
+            raise wrong("einsum", f"operand {i} has {ndim} axes, {text!r} of {equation!r} does not")
+        inputs.append(_spell(equation, text, spare))
+    widest = max(
+        (-label for labels in inputs for label in labels if isinstance(label, int)), default=0
+    )
+    flat = [label for labels in inputs for label in labels]
+    if arrow:
+        output = _spell(equation, right, widest)
+    else:
+        once = sorted(label for label in flat if isinstance(label, str) and flat.count(label) == 1)
+        output = (*range(-widest, 0), *once)
+    for label in output:
+        if output.count(label) > 1:
+            raise wrong("einsum", f"the output of {equation!r} must not name {label!r} twice")
+        if label not in flat:
+            raise wrong("einsum", f"the output of {equation!r} names {label!r}, no operand does")
+    return inputs, output
+
+
+def _spell(equation: str, text: str, spare: int) -> Labels:
+    """ "a...b" with 2 spare axes -> ("a", -2, -1, "b")."""
+    before, dots, after = text.partition("...")
+    for c in before + after:
+        if c not in LETTERS:
+            raise wrong(
+                "einsum", f"{equation!r} may hold letters, '...', ',' and '->'", got=repr(c)
+            )
+    return (*before, *(range(-spare, 0) if dots else ()), *after)
+
+
+def _sizes(equation: str, inputs: list[Labels], given: list) -> dict[Any, int]:
+    """The size of every label; 1 gives way to any other."""
+    sizes: dict[Any, int] = {}
+    for labels, shape in zip(inputs, given):
+        for label, size in zip(labels, shape):
+            known = sizes.setdefault(label, size)
+            if known == 1:
+                sizes[label] = size
+            elif size not in (1, known):
+                name = f"axis {label} of '...'" if isinstance(label, int) else repr(label)
+                raise wrong("einsum", f"{name} in {equation!r} has size {known} and size {size}")
+    return sizes
+
+
+def _simplify(labels: Labels, x: Tensor, sizes: dict) -> tuple[Labels, Tensor]:
+    """Take diagonals of repeated labels and drop axes of size 1, which only broadcast."""
+    for label in dict.fromkeys(labels):
+        while labels.count(label) > 1:
+            i = labels.index(label)
+            j = labels.index(label, i + 1)
+            if x.shape[i] != x.shape[j]:
+                raise wrong(
+                    "einsum", f"{label!r} names two axes of one operand, of unequal size",
+                    got=tuple(x.shape),
+                )  # fmt: skip
+            x = ops.diagonal(x, 0, i, j)  # the diagonal becomes the last axis
+            labels = tuple(c for at, c in enumerate(labels) if at not in (i, j)) + (label,)
+    for axis in reversed(range(len(labels))):
+        if x.shape[axis] == 1:
+            x = ops.squeeze(x, axis)
+            labels = labels[:axis] + labels[axis + 1 :]
+    return labels, x
+
+
+def _sum_out(labels: Labels, x: Tensor, needed: set) -> tuple[Labels, Tensor]:
+    """Sum over the axes whose labels nobody needs."""
+    axes = tuple(i for i, label in enumerate(labels) if label not in needed)
+    if not axes:
+        return labels, x
+    return tuple(label for label in labels if label in needed), ops.sum(x, axes)
+
+
+def _permute(labels: Labels, x: Tensor, wanted: Labels) -> Tensor:
+    if labels == wanted:
+        return x
+    return ops.permute(x, tuple(labels.index(label) for label in wanted))
+
+
+def _reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return x if tuple(x.shape) == shape else ops.reshape(x, shape)
+
+
+def _contract(
+    left: Labels, x: Tensor, right: Labels, y: Tensor, needed: set
+) -> tuple[Labels, Tensor]:
+    """The product of two operands, summed over the labels that nobody needs any more."""
+    left, x = _sum_out(left, x, needed | set(right))
+    right, y = _sum_out(right, y, needed | set(left))
+    batch = tuple(c for c in left if c in right and c in needed)
+    inner = tuple(c for c in left if c in right and c not in needed)
+    rows = tuple(c for c in left if c not in right)
+    columns = tuple(c for c in right if c not in left)
+    x = _permute(left, x, batch + rows + inner)
+    y = _permute(right, y, batch + inner + columns)
+    size = dict(zip(batch + rows + inner, x.shape)) | dict(zip(batch + inner + columns, y.shape))
+    lead = tuple(size[c] for c in batch)
+    m, k, n = (tuple(size[c] for c in group) for group in (rows, inner, columns))
+    if inner:
+        x = _reshape(x, (*lead, math.prod(m), math.prod(k)))
+        y = _reshape(y, (*lead, math.prod(k), math.prod(n)))
+        value = ops.matmul(x, y)
+    else:
+        value = ops.mul(
+            _reshape(x, (*lead, *m, *(1,) * len(n))), _reshape(y, (*lead, *(1,) * len(m), *n))
+        )
+    return batch + rows + columns, _reshape(value, (*lead, *m, *n))
+
+
+@composite(method=False)
+def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
+    """Sum of products over ``dims``: the last n axes of a with the first n of b, or two lists.
+
+    >>> trident.tensordot(trident.ones(2, 3, 4), trident.ones(3, 4, 5)).shape
+    trident.Size([2, 5])
+    """
+    if isinstance(dims, int):
+        if not 0 <= dims <= min(a.ndim, b.ndim):
+            raise wrong(
+                "tensordot", f"dims must lie in [0, {min(a.ndim, b.ndim)}] for operands of "
+                f"{a.ndim} and {b.ndim} axes", got=dims,
+            )  # fmt: skip
+        dims = (range(a.ndim - dims, a.ndim), range(dims))
+    over_a, over_b = (_axes(d, x.ndim) for d, x in zip(dims, (a, b)))
+    if [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
+        raise wrong(
+            "tensordot", f"axes {over_a} of {tuple(a.shape)} and {over_b} of {tuple(b.shape)} "
+            "must have equal sizes",
+        )  # fmt: skip
+    keep_a = [i for i in range(a.ndim) if i not in over_a]
+    keep_b = [i for i in range(b.ndim) if i not in over_b]
+    k = math.prod(a.shape[i] for i in over_a)
+    m, n = ([x.shape[i] for i in keep] for x, keep in ((a, keep_a), (b, keep_b)))
+    left = _reshape(ops.permute(a, (*keep_a, *over_a)), (math.prod(m), k))
+    right = _reshape(ops.permute(b, (*over_b, *keep_b)), (k, math.prod(n)))
+    return _reshape(ops.matmul(left, right), (*m, *n))
+
+
+def _axes(dims: int | Iterable[int], ndim: int) -> list[int]:
+    listed = [dims] if isinstance(dims, int) else list(dims)
+    found = [shapes.axis("tensordot", d, ndim) for d in listed]
+    if len(set(found)) != len(found):
+        raise wrong("tensordot", "dims must not name an axis twice", got=listed)
+    return found
+
+
+@composite
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """Kronecker product: every element of ``input`` times all of ``other``, as one block matrix.
+
+    >>> trident.kron(trident.eye(2), trident.ones(1, 2)).tolist()
+    [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
+    """
+    ndim = max(input.ndim, other.ndim)
+    a = (1,) * (ndim - input.ndim) + tuple(input.shape)
+    b = (1,) * (ndim - other.ndim) + tuple(other.shape)
+    blocks = ops.mul(
+        _reshape(input, tuple(s for n in a for s in (n, 1))),
+        _reshape(other, tuple(s for n in b for s in (1, n))),
+    )
+    return _reshape(blocks, tuple(i * j for i, j in zip(a, b)))

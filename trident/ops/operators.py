@@ -1,0 +1,94 @@
+"""Python's operators, for everything that ops can be applied to: tensors and symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .registry import REGISTRY, ops
+
+_NUMBERS = (bool, int, float)
+
+
+class Operators:
+    """``x + y`` is ``add(x, y)``; a subclass has ``_apply(op, args, attrs)``."""
+
+    _apply: Callable
+
+    def __pow__(self, other: Any) -> Any:
+        return ops.pow(self, other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return ops.pow(other, self)
+
+    def __matmul__(self, other: Any) -> Any:
+        return ops.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return ops.matmul(other, self)
+
+    def __pos__(self) -> Any:
+        return self
+
+
+def _binary(name: str, reflected: bool) -> Callable:
+    op = REGISTRY[name]
+    attrs = op.defaults
+
+    def forward(self: Any, other: Any) -> Any:
+        if not (hasattr(other, "_apply") or isinstance(other, _NUMBERS) or hasattr(other, "dtype")):
+            return NotImplemented
+        return self._apply(op, (self, other), attrs)
+
+    def backward(self: Any, other: Any) -> Any:
+        if not (isinstance(other, _NUMBERS) or hasattr(other, "dtype")):
+            return NotImplemented
+        return self._apply(op, (other, self), attrs)
+
+    return backward if reflected else forward
+
+
+def _unary(name: str) -> Callable:
+    op = REGISTRY[name]
+    attrs = op.defaults
+
+    def method(self: Any) -> Any:
+        return self._apply(op, (self,), attrs)
+
+    return method
+
+
+_REFLECTED = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "truediv": "div",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "bitwise_left_shift",
+    "rshift": "bitwise_right_shift",
+}
+_COMPARISONS = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
+_UNARY = {"neg": "neg", "abs": "abs", "invert": "bitwise_not"}
+
+
+def install() -> None:
+    """Give ``Operators`` the methods of the ops (called once, when the entries are loaded)."""
+    methods: dict[str, Callable] = {}
+    for dunder, name in _REFLECTED.items():
+        if name not in REGISTRY: continue  # TEMP
+        methods[f"__{dunder}__"] = _binary(name, False)
+        methods[f"__r{dunder}__"] = _binary(name, True)
+    for dunder, name in _COMPARISONS.items():
+        if name not in REGISTRY: continue  # TEMP
+        methods[f"__{dunder}__"] = _binary(name, False)
+    for dunder, name in _UNARY.items():
+        if name not in REGISTRY: continue  # TEMP
+        methods[f"__{dunder}__"] = _unary(name)
+    for dunder, method in methods.items():
+        method.__name__ = dunder
+        setattr(Operators, dunder, method)
+    Operators.__hash__ = object.__hash__  # type: ignore[method-assign]

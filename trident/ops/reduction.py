@@ -1,0 +1,737 @@
+"""Reductions: sums, products, extrema, tests, moments and norms over any axes.
+
+``dim`` is an axis, a tuple of axes, or None for all; ``keepdim`` keeps reduced axes with size 1.
+Integers and bool are summed as int64; float16 and bfloat16 are accumulated in float32. NaN propagates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes, shapes
+from ..dtypes import dtype as DType
+from ..errors import DTypeError, IndexBoundsError, wrong
+from ..kernels import reduce as kernels
+from ..kernels.softmax import logsumexp as logsumexp_launch
+from .registry import Spec, composite, ops, primitive
+
+Dims = int | Sequence[int] | None
+
+
+# ---- shapes and dtypes ----------------------------------------------------------------------------
+
+
+def _reduced(op: str, x: Any, dim: Dims, keepdim: bool) -> tuple[int, ...]:
+    return shapes.reduced(x.shape, shapes.axes(op, dim, x.ndim), keepdim)
+
+
+def _not_empty(op: str, x: Any, dim: Dims) -> None:
+    """Raise if an axis that ``op`` reduces is empty: the largest of nothing is not defined."""
+    for a in shapes.axes(op, dim, x.ndim):
+        if x.shape[a] == 0:
+            raise wrong(
+                op,
+                f"axis {a} of shape {tuple(x.shape)} is empty, and {op} of no elements is undefined",
+                error=IndexBoundsError,
+            )
+
+
+def _sum_dtype(x: Any, dtype: DType | None) -> DType:
+    if dtype is not None:
+        return dtypes.as_dtype(dtype)
+    return x.dtype if x.dtype.is_floating_point else dtypes.int64
+
+
+def _float_only(op: str, x: Any) -> None:
+    if not x.dtype.is_floating_point:
+        raise wrong(
+            op,
+            "x must have a floating dtype",
+            got=x.dtype.name,
+            error=DTypeError,
+            hint="convert with x.float()",
+        )
+
+
+def _kept(g: Any, shape: shapes.Shape, over: Sequence[int]) -> Any:
+    """A reduced value with its axes back, as size 1."""
+    wanted = shapes.reduced(shape, over, True)
+    return g if tuple(g.shape) == wanted else ops.reshape(g, shape=wanted)
+
+
+def _spread(g: Any, spec: Any, dim: Dims) -> Any:
+    """A reduced gradient, repeated over the reduced axes."""
+    shape = tuple(spec.shape)
+    over = shapes.axes("expand", dim, len(shape))
+    return ops.expand(_kept(g, shape, over), shape=shape)
+
+
+# ---- numpy ----------------------------------------------------------------------------------------
+
+
+def _axis(x: np.ndarray, dim: Dims) -> Any:
+    """``dim`` as numpy's axis argument."""
+    if dim.__class__ is int:
+        return dim if x.ndim else shapes.axes("dim", dim, 0)
+    return tuple(dim) if dim else None  # type: ignore[arg-type]
+
+
+def _sum(x: np.ndarray, dim: Dims, keepdim: bool, dtype: Any) -> np.ndarray:
+    """x.sum over ``dim``. Large sums over leading axes go through BLAS: numpy adds whole rows one
+    after the other there, which is nine times slower and less accurate than its pairwise sum."""
+    axis = _axis(x, dim)
+    if x.size > 4096 and x.dtype.kind == "f" and dtype in (None, x.dtype) and x.flags.c_contiguous:
+        over = shapes.axes("sum", dim, x.ndim)
+        if over and over != tuple(range(x.ndim)):
+            lead = 0
+            while lead < len(over) and over[lead] == lead:
+                lead += 1
+            tail = 0
+            while tail < len(over) - lead and over[-1 - tail] == x.ndim - 1 - tail:
+                tail += 1
+            if lead + tail == len(over) and lead:
+                shape = shapes.reduced(x.shape, over, keepdim)
+                rows = math.prod(x.shape[:lead])
+                if tail:
+                    inner = math.prod(x.shape[x.ndim - tail :])
+                    x = np.add.reduce(x.reshape(-1, inner), axis=1)
+                x = x.reshape(rows, -1)
+                return (np.ones(rows, x.dtype) @ x).reshape(shape)
+    return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdim)
+
+
+def _accumulate_in(x: np.ndarray, dtype: DType | None) -> np.dtype | None:
+    if dtype is not None:
+        return dtypes.as_dtype(dtype).compute.np
+    return None if x.dtype.kind == "f" else np.dtype(np.int64)
+
+
+def _rounded(r: Any, dtype: DType | None) -> Any:
+    return r if dtype is None or not dtype.is_floating_point else np.asarray(r).astype(dtype.np)
+
+
+# ---- primitives -----------------------------------------------------------------------------------
+
+
+@primitive
+class sum:
+    """Sum of x over ``dim``. Integers and bool give int64, unless ``dtype`` says otherwise.
+
+    >>> trident.sum(trident.tensor([[1., 2.], [3., 4.]]), dim=0)
+    tensor([4., 6.])
+    """
+
+    def infer(x, *, dim=None, keepdim=False, dtype=None):
+        return Spec(_reduced("sum", x, dim, keepdim), _sum_dtype(x, dtype))
+
+    def numpy(x, *, dim=None, keepdim=False, dtype=None):
+        return _rounded(_sum(x, dim, keepdim, _accumulate_in(x, dtype)), dtype)
+
+    def launch(out, x, *, dim=None, keepdim=False, dtype=None):
+        over = shapes.axes("sum", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.SUM)
+
+    def vjp(g, x_spec, *, dim):
+        return _spread(g, x_spec, dim)
+
+    def samples(draw):
+        return _draw(draw)
+
+
+@primitive
+class mean:
+    """Mean of x over ``dim``; NaN over an empty axis. x must be floating, or ``dtype`` given.
+
+    >>> trident.mean(trident.tensor([[1., 2.], [3., 4.]]), dim=1)
+    tensor([1.5000, 3.5000])
+    """
+
+    def infer(x, *, dim=None, keepdim=False, dtype=None):
+        if dtype is None:
+            _float_only("mean", x)
+        return Spec(_reduced("mean", x, dim, keepdim), _sum_dtype(x, dtype))
+
+    def numpy(x, *, dim=None, keepdim=False, dtype=None):
+        if dtype is None and x.dtype.kind != "f":
+            raise TypeError("mean of integers")
+        total = _sum(x, dim, keepdim, _accumulate_in(x, dtype))
+        n = x.size // total.size if total.size else 1
+        return _rounded(total / total.dtype.type(n), dtype)
+
+    def launch(out, x, *, dim=None, keepdim=False, dtype=None):
+        over = shapes.axes("mean", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.SUM, mean=True)
+
+    def vjp(g, x_spec, *, dim):
+        n = shapes.numel(x_spec.shape) // max(shapes.numel(g.shape), 1)
+        return _spread(g * (1.0 / max(n, 1)), x_spec, dim)
+
+    def samples(draw):
+        return _draw(draw)
+
+
+@primitive
+class prod:
+    """Product of x over ``dim``; 1 over an empty axis. Gradients hold where x has zeros.
+
+    >>> trident.prod(trident.tensor([[1., 2.], [3., 4.]]), dim=1)
+    tensor([ 2., 12.])
+    """
+
+    def infer(x, *, dim=None, keepdim=False, dtype=None):
+        return Spec(_reduced("prod", x, dim, keepdim), _sum_dtype(x, dtype))
+
+    def numpy(x, *, dim=None, keepdim=False, dtype=None):
+        acc = _accumulate_in(x, dtype)
+        r = np.multiply.reduce(x, axis=_axis(x, dim), dtype=acc, keepdims=keepdim)
+        return _rounded(r, dtype)
+
+    def launch(out, x, *, dim=None, keepdim=False, dtype=None):
+        over = shapes.axes("prod", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.PROD)
+
+    def vjp(g, x, *, dim):
+        # the product of the others, without a division: what comes before times what comes after
+        shape = tuple(x.shape)
+        over = shapes.axes("prod", dim, x.ndim)
+        if not over:
+            return ops.reshape(g, shape=shape)
+        if x.dtype is not g.dtype:
+            x = ops.to_dtype(x, dtype=g.dtype)
+        kept = [a for a in range(x.ndim) if a not in over]
+        order = (*kept, *over)
+        sizes = tuple(shape[a] for a in order)
+        rows = (*(shape[a] for a in kept), shapes.numel(shape[a] for a in over))
+        flat = ops.reshape(ops.permute(x, dims=order), shape=rows)
+        others = _before(flat) * ops.flip(_before(ops.flip(flat, (-1,))), (-1,))
+        others = others * ops.reshape(g, shape=(*rows[:-1], 1))
+        back = [0] * len(order)
+        for at, a in enumerate(order):
+            back[a] = at
+        return ops.permute(ops.reshape(others, shape=sizes), dims=tuple(back))
+
+    def samples(draw):
+        args, attrs = _draw(draw)
+        return args, attrs
+
+
+def _before(x: Any) -> Any:
+    """Along the last axis: the product of the elements before each."""
+    n = x.shape[-1]
+    if n == 0:
+        return x
+    one = ops.full_like(x, value=1.0, shape=(*x.shape[:-1], 1))
+    if n == 1:
+        return one
+    return ops.cat([one, ops.cumprod(ops.narrow(x, -1, 0, n - 1), dim=-1)], -1)
+
+
+def _tied(g: Any, x: Any, out: Any, dim: Dims) -> Any:
+    """The gradient of an extremum, shared evenly by the elements that equal it."""
+    over = shapes.axes("amax", dim, x.ndim)
+    shape = tuple(x.shape)
+    hits = ops.to_dtype(ops.eq(x, _kept(out, shape, over)), dtype=g.dtype)
+    if not over:
+        return g * hits
+    return hits * (_kept(g, shape, over) / ops.sum(hits, over, True))
+
+
+@primitive
+class amax:
+    """Maximum of x over ``dim``; the gradient is shared evenly among equals. Raises on an empty axis.
+
+    >>> trident.amax(trident.tensor([[1., 5.], [3., 4.]]), dim=1)
+    tensor([5., 4.])
+    """
+
+    def infer(x, *, dim=None, keepdim=False):
+        _not_empty("amax", x, dim)
+        return Spec(_reduced("amax", x, dim, keepdim), x.dtype)
+
+    def numpy(x, *, dim=None, keepdim=False):
+        return np.maximum.reduce(x, axis=_axis(x, dim), keepdims=keepdim)
+
+    def launch(out, x, *, dim=None, keepdim=False):
+        over = shapes.axes("amax", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.MAX)
+
+    def vjp(g, x, out, *, dim):
+        return _tied(g, x, out, dim)
+
+    def samples(draw):
+        return _draw(draw, empty=False)
+
+
+@primitive
+class amin:
+    """Minimum of x over ``dim``; the gradient is shared evenly among equals. Raises on an empty axis.
+
+    >>> trident.amin(trident.tensor([[1., 5.], [3., 4.]]), dim=1)
+    tensor([1., 3.])
+    """
+
+    def infer(x, *, dim=None, keepdim=False):
+        _not_empty("amin", x, dim)
+        return Spec(_reduced("amin", x, dim, keepdim), x.dtype)
+
+    def numpy(x, *, dim=None, keepdim=False):
+        return np.minimum.reduce(x, axis=_axis(x, dim), keepdims=keepdim)
+
+    def launch(out, x, *, dim=None, keepdim=False):
+        over = shapes.axes("amin", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.MIN)
+
+    def vjp(g, x, out, *, dim):
+        return _tied(g, x, out, dim)
+
+    def samples(draw):
+        return _draw(draw, empty=False)
+
+
+def _arg_infer(op: str, x: Any, dim: int | None, keepdim: bool) -> Spec:
+    if dim is not None:
+        shapes.axis(op, dim, x.ndim)
+    _not_empty(op, x, dim)
+    return Spec(_reduced(op, x, dim, keepdim), dtypes.int64)
+
+
+@primitive(differentiable=False)
+class argmax:
+    """Index (int64) of the maximum along ``dim``, or in the flattened x; the first of equals.
+
+    A NaN counts as the maximum. Raises on an empty axis.
+
+    >>> trident.argmax(trident.tensor([[1., 5.], [3., 3.]]), dim=1)
+    tensor([1, 0])
+    """
+
+    def infer(x, *, dim=None, keepdim=False):
+        return _arg_infer("argmax", x, dim, keepdim)
+
+    def numpy(x, *, dim=None, keepdim=False):
+        return np.argmax(x, axis=dim if x.ndim else None, keepdims=keepdim)
+
+    def launch(out, x, *, dim=None, keepdim=False):
+        over = shapes.axes("argmax", dim, x.ndim)
+        kernels.arg_reduce(out, x, over=over, largest=True)
+
+    def samples(draw):
+        return _draw(draw, empty=False, one=True)
+
+
+@primitive(differentiable=False)
+class argmin:
+    """Index (int64) of the minimum along ``dim``, or in the flattened x; the first of equals.
+
+    A NaN counts as the minimum. Raises on an empty axis.
+
+    >>> trident.argmin(trident.tensor([[1., 5.], [3., 3.]]), dim=1)
+    tensor([0, 0])
+    """
+
+    def infer(x, *, dim=None, keepdim=False):
+        return _arg_infer("argmin", x, dim, keepdim)
+
+    def numpy(x, *, dim=None, keepdim=False):
+        return np.argmin(x, axis=dim if x.ndim else None, keepdims=keepdim)
+
+    def launch(out, x, *, dim=None, keepdim=False):
+        over = shapes.axes("argmin", dim, x.ndim)
+        kernels.arg_reduce(out, x, over=over, largest=False)
+
+    def samples(draw):
+        return _draw(draw, empty=False, one=True)
+
+
+def _along_infer(op: str, x: Any, dim: int, keepdim: bool) -> tuple[Spec, Spec]:
+    shapes.axis(op, dim, x.ndim)
+    _not_empty(op, x, dim)
+    shape = _reduced(op, x, dim, keepdim)
+    return Spec(shape, x.dtype), Spec(shape, dtypes.int64)
+
+
+def _along_numpy(x: np.ndarray, at: Any, dim: int, keepdim: bool) -> tuple[Any, Any]:
+    if x.ndim == 0:
+        return x, np.zeros((), np.int64)
+    values = np.take_along_axis(x, at, dim)
+    return (values, at) if keepdim else (values.squeeze(dim), at.squeeze(dim))
+
+
+def _along_vjp(g: tuple, out: tuple, spec: Any, dim: int) -> Any:
+    shape = tuple(spec.shape)
+    over = shapes.axes("max", dim, len(shape))
+    if not shape:
+        return g[0]
+    zeros = ops.full_like(g[0], value=0.0, shape=shape)
+    return ops.scatter_add(zeros, dim, _kept(out[1], shape, over), _kept(g[0], shape, over))
+
+
+@primitive(method=False)
+class max_along:
+    """(values, indices) of the maxima along ``dim``; the first of equals, and NaN is the maximum."""
+
+    def infer(x, *, dim, keepdim=False):
+        return _along_infer("max", x, dim, keepdim)
+
+    def numpy(x, *, dim, keepdim=False):
+        return _along_numpy(x, np.argmax(x, axis=dim, keepdims=True) if x.ndim else 0, dim, keepdim)
+
+    def launch(out, x, *, dim, keepdim=False):
+        over = shapes.axes("max", dim, x.ndim)
+        kernels.arg_reduce(out[1], x, over=over, largest=True, values=out[0])
+
+    def vjp(g, x_spec, out, *, dim):
+        return _along_vjp(g, out, x_spec, dim)
+
+    def samples(draw):
+        return _draw(draw, empty=False, one=True, all_axes=False)
+
+
+@primitive(method=False)
+class min_along:
+    """(values, indices) of the minima along ``dim``; the first of equals, and NaN is the minimum."""
+
+    def infer(x, *, dim, keepdim=False):
+        return _along_infer("min", x, dim, keepdim)
+
+    def numpy(x, *, dim, keepdim=False):
+        return _along_numpy(x, np.argmin(x, axis=dim, keepdims=True) if x.ndim else 0, dim, keepdim)
+
+    def launch(out, x, *, dim, keepdim=False):
+        over = shapes.axes("min", dim, x.ndim)
+        kernels.arg_reduce(out[1], x, over=over, largest=False, values=out[0])
+
+    def vjp(g, x_spec, out, *, dim):
+        return _along_vjp(g, out, x_spec, dim)
+
+    def samples(draw):
+        return _draw(draw, empty=False, one=True, all_axes=False)
+
+
+@primitive(differentiable=False)
+class any:
+    """Whether any element over ``dim`` is not zero (NaN is not zero); False over an empty axis.
+
+    >>> trident.any(trident.tensor([[0., 5.], [0., 0.]]), dim=1)
+    tensor([ True, False])
+    """
+
+    def infer(x, *, dim=None, keepdim=False):
+        return Spec(_reduced("any", x, dim, keepdim), dtypes.bool_)
+
+    def numpy(x, *, dim=None, keepdim=False):
+        return np.logical_or.reduce(x, axis=_axis(x, dim), keepdims=keepdim)
+
+    def launch(out, x, *, dim=None, keepdim=False):
+        over = shapes.axes("any", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.MAX, nonzero=True, acc=dtypes.uint8)
+
+    def samples(draw):
+        return _draw(draw, low=-0.4, high=0.4)
+
+
+@primitive(differentiable=False)
+class all:
+    """Whether every element over ``dim`` is not zero (NaN is not zero); True over an empty axis.
+
+    >>> trident.all(trident.tensor([[1., 5.], [0., 2.]]), dim=1)
+    tensor([ True, False])
+    """
+
+    def infer(x, *, dim=None, keepdim=False):
+        return Spec(_reduced("all", x, dim, keepdim), dtypes.bool_)
+
+    def numpy(x, *, dim=None, keepdim=False):
+        return np.logical_and.reduce(x, axis=_axis(x, dim), keepdims=keepdim)
+
+    def launch(out, x, *, dim=None, keepdim=False):
+        over = shapes.axes("all", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.MIN, nonzero=True, acc=dtypes.uint8)
+
+    def samples(draw):
+        return _draw(draw, low=-0.4, high=0.4)
+
+
+@primitive(differentiable=False)
+class count_nonzero:
+    """How many elements over ``dim`` are not zero, int64.
+
+    >>> trident.count_nonzero(trident.tensor([[1., 5.], [0., 2.]]), dim=1)
+    tensor([2, 1])
+    """
+
+    def infer(x, *, dim=None):
+        return Spec(_reduced("count_nonzero", x, dim, False), dtypes.int64)
+
+    def numpy(x, *, dim=None):
+        return np.asarray(np.count_nonzero(x, axis=_axis(x, dim)), np.int64)
+
+    def launch(out, x, *, dim=None):
+        over = shapes.axes("count_nonzero", dim, x.ndim)
+        kernels.reduce(out, x, over=over, kind=kernels.SUM, nonzero=True)
+
+    def samples(draw):
+        args, attrs = _draw(draw)
+        return args, {"dim": attrs["dim"]}
+
+
+@primitive
+class logsumexp:
+    """log(sum(exp(x))) over ``dim``, without overflow; -inf where all are -inf or none are there.
+
+    >>> trident.logsumexp(trident.tensor([1000., 1000.]), dim=0)
+    tensor(1000.6932)
+    """
+
+    def infer(x, *, dim, keepdim=False):
+        _float_only("logsumexp", x)
+        return Spec(_reduced("logsumexp", x, dim, keepdim), x.dtype)
+
+    def numpy(x, *, dim, keepdim=False):
+        axis = _axis(x, dim)
+        top = np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
+        top[np.isinf(top)] = 0  # inf - inf would be NaN
+        total = np.add.reduce(np.exp(x - top), axis=axis, keepdims=keepdim)
+        return np.log(total) + top.reshape(total.shape)
+
+    def launch(out, x, *, dim, keepdim=False):
+        logsumexp_launch(out, x, over=shapes.axes("logsumexp", dim, x.ndim))
+
+    def vjp(g, x, out, *, dim):
+        shape = tuple(x.shape)
+        over = shapes.axes("logsumexp", dim, x.ndim)
+        top = _kept(out, shape, over)
+        finite = ops.where(ops.eq(ops.abs(top), math.inf), 0.0, top)
+        return _kept(g, shape, over) * ops.exp(x - finite)
+
+    def samples(draw):
+        return _draw(draw)
+
+
+def _draw(
+    draw: Any,
+    *,
+    empty: bool = True,
+    one: bool = False,
+    all_axes: bool = True,
+    low: float = -2.0,
+    high: float = 2.0,
+) -> tuple[tuple, dict]:
+    """A random array, and axes of it: one, several or all."""
+    shape = draw.shape(1, 4)
+    if not empty:
+        shape = tuple(max(s, 1) for s in shape)
+    ndim = len(shape)
+    choice = draw.integer(0, 2)
+    dim: Any = draw.integer(-ndim, ndim - 1)
+    if choice == 0 and all_axes:
+        dim = None
+    elif choice == 1 and not one:
+        first = draw.integer(0, ndim - 1)
+        dim = tuple(sorted({first, draw.integer(0, ndim - 1)}))
+    x = draw.tensor(shape, low=low, high=high)
+    if one and dim is None:
+        return (x,), {"dim": None}
+    return (x,), {"dim": dim if dim is not None else tuple(range(ndim)), "keepdim": draw.boolean()}
+
+
+# ---- composites -----------------------------------------------------------------------------------
+
+max_result = namedtuple("max_result", ["values", "indices"])
+min_result = namedtuple("min_result", ["values", "indices"])
+
+
+def _extremum(name: str, x: Any, dim: Any, keepdim: bool, other: Any) -> Any:
+    if other is None and dim is not None and not isinstance(dim, (int, np.integer)):
+        dim, other = None, dim
+    if other is not None:
+        if dim is not None:
+            raise TypeError(f"{name}: takes dim or a second tensor, not both")
+        return ops.maximum(x, other) if name == "max" else ops.minimum(x, other)
+    if dim is None:
+        _not_empty(name, x, None)
+        return ops.amax(x) if name == "max" else ops.amin(x)
+    along = ops.max_along if name == "max" else ops.min_along
+    result = max_result if name == "max" else min_result
+    return result(*along(x, dim=int(dim), keepdim=keepdim))
+
+
+@composite
+def max(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+    """The maximum: ``max(x)`` of all elements; ``max(x, dim)`` a (values, indices) named tuple along
+    an axis; ``max(x, y)`` elementwise. Gradients of ``max(x)`` are shared evenly among equals; those of
+    ``max(x, dim)`` go to the index that was found.
+
+    >>> trident.max(trident.tensor([[1., 5.], [3., 4.]]), 1).indices
+    tensor([1, 1])
+    """
+    return _extremum("max", x, dim, keepdim, other)
+
+
+@composite
+def min(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+    """The minimum: ``min(x)``, ``min(x, dim)`` (values, indices), or ``min(x, y)``; see ``max``.
+
+    >>> trident.min(trident.tensor([[1., 5.], [3., 4.]]), 1).values
+    tensor([1., 3.])
+    """
+    return _extremum("min", x, dim, keepdim, other)
+
+
+def _moments(
+    op: str, x: Any, dim: Any, unbiased: bool | None, correction: float | None, keepdim: bool
+) -> tuple[Any, Any]:
+    """(variance, mean)."""
+    _float_only(op, x)
+    if isinstance(dim, bool):  # the old form var(x, unbiased)
+        dim, unbiased = None, dim
+    if unbiased is not None:
+        if correction is not None:
+            raise TypeError(f"{op}: takes correction or unbiased, not both")
+        correction = 1 if unbiased else 0
+    if correction is None:
+        correction = 1
+    over = shapes.axes(op, dim, x.ndim)
+    n = shapes.numel(x.shape[a] for a in over)
+    middle = ops.mean(x, over, True) if over else x
+    away = x - middle
+    total = ops.sum(away * away, over, keepdim) if over else away * away
+    left = n - correction
+    variance = total / float(left if left > 0 else 0)
+    if not keepdim and over:
+        middle = ops.reshape(middle, shape=shapes.reduced(tuple(x.shape), over, False))
+    return variance, middle
+
+
+@composite
+def var(
+    x: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Any:
+    """sum((x - mean)^2) / (n - correction) over ``dim``; correction is 1 (unbiased) by default.
+
+    >>> trident.var(trident.tensor([1., 2., 3.]))
+    tensor(1.)
+    """
+    return _moments("var", x, dim, unbiased, correction, keepdim)[0]
+
+
+@composite
+def std(
+    x: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Any:
+    """The square root of ``var``.
+
+    >>> trident.std(trident.tensor([1., 3., 5.]))
+    tensor(2.)
+    """
+    return ops.sqrt(_moments("std", x, dim, unbiased, correction, keepdim)[0])
+
+
+@composite
+def var_mean(
+    x: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Any, Any]:
+    """(var, mean) over ``dim``.
+
+    >>> trident.var_mean(trident.tensor([1., 2., 3.]))
+    (tensor(1.), tensor(2.))
+    """
+    return _moments("var_mean", x, dim, unbiased, correction, keepdim)
+
+
+@composite
+def std_mean(
+    x: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Any, Any]:
+    """(std, mean) over ``dim``.
+
+    >>> trident.std_mean(trident.tensor([1., 3., 5.]))
+    (tensor(2.), tensor(3.))
+    """
+    variance, middle = _moments("std_mean", x, dim, unbiased, correction, keepdim)
+    return ops.sqrt(variance), middle
+
+
+def _root(total: Any, power: float) -> Any:
+    """total ** (1 / power) whose gradient at 0 is 0, not NaN."""
+    zero = ops.eq(total, 0.0)
+    safe = ops.where(zero, 1.0, total)
+    root = ops.sqrt(safe) if power == 2 else ops.pow(safe, 1.0 / power)
+    return ops.where(zero, 0.0, root)
+
+
+@composite(method=False)
+def vector_norm(
+    x: Any, ord: float = 2, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
+) -> Any:
+    """(sum |x|^ord)^(1/ord) over ``dim``; ord inf and -inf are the largest and smallest |x|, ord 0
+    counts what is not zero. The gradient at 0 is 0.
+
+    >>> trident.vector_norm(trident.tensor([3., 4.]))
+    tensor(5.)
+    """
+    if dtype is not None:
+        x = ops.to_dtype(x, dtype=dtypes.as_dtype(dtype))
+    _float_only("norm", x)
+    over = shapes.axes("norm", dim, x.ndim)
+    if ord == 2:
+        return _root(_total(x * x, over, keepdim), 2)
+    if ord == math.inf:
+        return ops.amax(ops.abs(x), over, keepdim) if over else ops.abs(x)
+    if ord == -math.inf:
+        return ops.amin(ops.abs(x), over, keepdim) if over else ops.abs(x)
+    if ord == 0:
+        return _total(ops.to_dtype(ops.ne(x, 0.0), dtype=x.dtype), over, keepdim)
+    if ord == 1:
+        return _total(ops.abs(x), over, keepdim)
+    return _root(_total(ops.pow(ops.abs(x), float(ord)), over, keepdim), float(ord))
+
+
+def _total(x: Any, over: tuple[int, ...], keepdim: bool) -> Any:
+    return ops.sum(x, over, keepdim) if over else x
+
+
+@composite
+def norm(
+    x: Any,
+    p: float | str | None = "fro",
+    dim: Dims = None,
+    keepdim: bool = False,
+    dtype: DType | None = None,
+) -> Any:
+    """The p-norm of x over ``dim`` (all axes by default): ``vector_norm`` with torch's old signature.
+    "fro" is 2; any number, inf and -inf are taken.
+
+    >>> trident.norm(trident.tensor([[3., 4.], [0., 5.]]), dim=1)
+    tensor([5., 5.])
+    """
+    if p is None or p == "fro":
+        p = 2.0
+    if isinstance(p, str):
+        raise wrong("norm", "p must be a number, inf, -inf or 'fro'", got=repr(p), error=ValueError)
+    return vector_norm(x, p, dim, keepdim, dtype=dtype)

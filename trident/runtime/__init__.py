@@ -1,0 +1,6 @@
+"""Memory and devices: owned buffers, device arrays, kernel launches, random-number state."""
+
+from .array import Buffer, DeviceArray
+from .device import Device, current, is_available, launch, use
+
+__all__ = ["Buffer", "Device", "DeviceArray", "current", "is_available", "launch", "use"]

@@ -1,0 +1,112 @@
+"""The host device: ``cuda`` under TRITON_INTERPRET=1. Kernels run through Triton's interpreter.
+
+The interpreter wants argument objects with the storage methods of a torch tensor; ``_Pointer`` is the
+smallest thing it accepts. Memory is numpy's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import config
+from .array import Buffer, DeviceArray
+from .device import Device
+
+if TYPE_CHECKING:
+    from ..lang import Jit
+
+
+class _Storage:
+    """The interpreter copies storages to the host and back; this one is there already."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def cpu(self) -> _Storage:
+        return self
+
+    def copy_(self, other: _Storage) -> None:
+        pass
+
+
+class _Pointer:
+    """A DeviceArray as the interpreter sees it."""
+
+    __slots__ = ("array", "dtype", "storage")
+
+    def __init__(self, array: DeviceArray) -> None:
+        self.array = array
+        self.dtype = "uint8" if array.dtype.name == "bool" else array.dtype.name
+        self.storage = _Storage(array.ptr)
+
+    def data_ptr(self) -> int:
+        return self.storage.address
+
+    def untyped_storage(self) -> _Storage:
+        return self.storage
+
+    def new_empty(self, *_: object, **__: object) -> _Pointer:
+        return _Pointer(self.array)
+
+    def set_(self, *_: object) -> None:
+        pass
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def size(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def stride(self) -> tuple[int, ...]:
+        return self.array.strides
+
+
+class HostDevice(Device):
+    """Runs kernels through the interpreter on host memory, program by program."""
+
+    interpreted = True
+
+    def __init__(self) -> None:
+        self.launches = 0
+
+    def allocate(self, nbytes: int) -> Buffer:
+        # 16 spare bytes before the aligned start keep small overruns of a broken kernel visible
+        raw = np.empty(nbytes + 32, np.uint8)
+        start = -raw.ctypes.data % 16
+        memory = raw[start : start + nbytes]
+        if config.poison.get():
+            memory.fill(0xFF)
+        return Buffer(self, raw.ctypes.data + start, nbytes, memory)
+
+    def launch(
+        self, kernel: Jit, grid: tuple[int, ...], args: tuple, constexprs: dict, options: dict
+    ) -> None:
+        self.launches += 1
+        passed = [_Pointer(a) if isinstance(a, DeviceArray) else a for a in args]
+        fn: Any = kernel.triton()
+        with np.errstate(all="ignore"):
+            fn[grid](*passed, **constexprs)
+
+    def window(self, array: DeviceArray) -> np.ndarray:
+        """The memory of ``array`` as a numpy array (shared)."""
+        item = array.dtype.itemsize
+        return np.ndarray(
+            array.shape,
+            array.dtype.np,
+            buffer=array.buffer.memory.data,
+            offset=array.offset * item,
+            strides=tuple(s * item for s in array.strides),
+        )
+
+    def copy_in(self, target: DeviceArray, source: np.ndarray) -> None:
+        self.window(target)[...] = source
+
+    def to_host(self, array: DeviceArray) -> np.ndarray:
+        return np.array(self.window(array), order="C", copy=True)
