@@ -30,7 +30,7 @@ from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set
 from .devices import device, get_default_device, set_default_device
 from .printing import set_printoptions
 from .shapes import Size
-from . import autograd
+from . import autograd, testing
 
 double, half, long, short = float64, float16, int64, int16
 int, float = int32, float32

@@ -250,7 +250,7 @@ def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
     if tracked:
         _check_history(op, args)
     arrays = tuple(_same_device(op, [_operand(op, a) for a in args]))
-    spec = _fused_spec(op, arrays, attrs)
+    spec = fused_spec(op, arrays, attrs)
     backend: Any = backend_of(next(a for a in arrays if a.__class__ is DeviceArray))
     data, residuals = backend.fused_forward(op, arrays, attrs, spec)
     several = isinstance(data, tuple)
@@ -265,7 +265,7 @@ def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
     return outs if several else outs[0]
 
 
-def _fused_spec(op: Fused, arrays: tuple, attrs: dict[str, Any]) -> Any:
+def fused_spec(op: Fused, arrays: tuple, attrs: dict[str, Any]) -> Any:
     """Shapes and dtypes of a fused op's results: its body, run once on symbols per signature."""
     known = tuple(cpu.specs(arrays))
     key = (known, tuple(attrs.items()))
@@ -332,6 +332,9 @@ def update(name: str, target: Tensor, op_function: Any, args: tuple, kwargs: dic
     ``args`` are the operands after ``target``.
     """
     check_writable(name, target, args)
+    if target._version is None:  # what the op saves of `before` must see the write
+        target._version = Version()
+        target._seen = 0
     before = shallow(target)
     result = op_function(before, *args, **kwargs)
     return write(name, target, result, before)

@@ -16,6 +16,7 @@ from . import backends, dispatch, dtypes, shapes
 from .errors import DTypeError, IndexBoundsError, wrong
 from .ops.registry import ops
 from .ops.view import check_index
+from .tape.node import Version
 from .tensor import Tensor, legacy_index, tensor_of
 
 
@@ -51,6 +52,9 @@ def put(x: Tensor, index: Any, value: Any) -> None:
         return
     basic, advanced = parse(x, index)
     dispatch.check_writable("setitem", x, (value,))
+    if x._version is None:
+        x._version = Version()
+        x._seen = 0
     before = dispatch.shallow(x)
     with dispatch.recording(recorded):
         if advanced:

@@ -1,4 +1,5 @@
-"""How a tensor prints: ``tensor([[1., 2.], [3., 4.]])``, with the layout rules people know from torch.
+"""How a tensor prints: ``tensor([[1., 2.], [3., 4.]])``, with the layout rules people know from
+torch.
 
 The core takes numpy arrays. One ``Columns`` is chosen for the whole tensor (integer-like, fixed or
 scientific; all entries equally wide), then nested rows are laid out and wrapped at ``linewidth``.
@@ -44,12 +45,13 @@ def set_printoptions(
     profile: str | None = None,
     sci_mode: bool | None = None,
 ) -> None:
-    """Set how tensors print; what is None stays as it is, except ``sci_mode``: None means automatic.
+    """Set how tensors print; what is None stays as it is, except ``sci_mode``: None means
+    automatic.
 
     precision: digits after the point (4). threshold: more elements than this are summarised (1000).
     edgeitems: entries shown at each end of a summarised axis (3). linewidth: columns (80).
-    profile: "default", "short" or "full" sets the four together first. sci_mode: True or False forces
-    or forbids scientific notation.
+    profile: "default", "short" or "full" sets the four together first. sci_mode: True or False
+    forces or forbids scientific notation.
 
     >>> trident.set_printoptions(precision=2)
     >>> trident.set_printoptions(profile="default")
@@ -58,7 +60,10 @@ def set_printoptions(
     if profile is not None and profile not in _PROFILES:
         names = ", ".join(map(repr, _PROFILES))
         raise wrong(
-            "set_printoptions", f"profile must be one of {names}", got=repr(profile), error=ValueError
+            "set_printoptions",
+            f"profile must be one of {names}",
+            got=repr(profile),
+            error=ValueError,
         )
     given = {
         "precision": precision,
@@ -139,7 +144,9 @@ def _shown(array: np.ndarray, edge: int) -> np.ndarray:
     return array
 
 
-def _rows(array: np.ndarray, indent: int, columns: Columns, edge: int | None, linewidth: int) -> str:
+def _rows(
+    array: np.ndarray, indent: int, columns: Columns, edge: int | None, linewidth: int
+) -> str:
     """The bracketed text of ``array``, whose first bracket stands in column ``indent``."""
     if array.ndim == 0:
         return columns.text(array.item())
@@ -161,7 +168,8 @@ def _rows(array: np.ndarray, indent: int, columns: Columns, edge: int | None, li
         if cut:
             index[edge : len(array) - edge] = [None]
         parts = [
-            "..." if i is None else _rows(array[i], indent + 1, columns, edge, linewidth) for i in index
+            "..." if i is None else _rows(array[i], indent + 1, columns, edge, linewidth)
+            for i in index
         ]
         newlines = array.ndim - 1
     return "[" + ("," + "\n" * newlines + " " * (indent + 1)).join(parts) + "]"
@@ -189,8 +197,8 @@ def format_tensor(
 ) -> str:
     """The text of a tensor with these values.
 
-    Facts that cannot be read off the values follow them: ``device='cuda:0'`` off the CPU, ``size=(0,
-    3)`` of an empty tensor, a ``dtype`` that is not float32 (the default), int64 or bool, and
+    Facts that cannot be read off the values follow: ``device='cuda:0'`` off the CPU, ``size=(0,3)``
+    of an empty tensor, a ``dtype`` that is not float32 (the default), int64 or bool, and
     ``grad_fn=<AddBackward>`` (``grad_fn`` is a name) or ``requires_grad=True``.
 
     >>> trident.tensor([[1.0, 2.0], [3.0, 4.5]])

@@ -409,11 +409,11 @@ def avg_pool_backward_kernel(
     g_ptrs = g_ptr + plane // C * g_n_stride + plane % C * g_c_stride
     acc = tl.zeros((BLOCK,), ACC)
     for jd in range(JD):
-        od, kd, in_d = holder(d, jd, ID, OD, KD, SD, PD, LD, ADAPTIVE)
+        od, _, in_d = holder(d, jd, ID, OD, KD, SD, PD, LD, ADAPTIVE)
         for jh in range(JH):
-            oh, kh, in_h = holder(h, jh, IH, OH, KH, SH, PH, LH, ADAPTIVE)
+            oh, _, in_h = holder(h, jh, IH, OH, KH, SH, PH, LH, ADAPTIVE)
             for jw in range(JW):
-                ow, kw, in_w = holder(w, jw, IW, OW, KW, SW, PW, LW, ADAPTIVE)
+                ow, _, in_w = holder(w, jw, IW, OW, KW, SW, PW, LW, ADAPTIVE)
                 inside = mask & in_d & in_h & in_w
                 at = g_ptrs + od * g_d_stride + oh * g_h_stride + ow * g_w_stride
                 value = tl.load(at, mask=inside, other=0.0).to(ACC)
@@ -468,7 +468,7 @@ def _run(
     windows: Windows,
     **constants: Any,
 ) -> None:
-    """Launch ``kernel`` with one lane for each element of ``written``; ``read`` pass their strides."""
+    """Launch ``kernel``, one lane for each element of ``written``; ``read`` pass their strides."""
     if written[0].size == 0:
         return
     total = written[0].size

@@ -4,7 +4,7 @@ Everything is reduced to sorting unique int64 keys: 32 bits that order like the 
 position in the row. So every sort is stable, and the positions come with it. 64-bit values take two
 rounds: by their low halves, then (stably) by their high halves.
 
-Keys are sorted by tiles in registers (``tl.sort``, bitonic), then runs are merged two by two: an
+Keys are sorted by tiles in registers (``bitonic``), then runs are merged two by two: an
 element's place in the merged run is its place in its own run plus the number of smaller keys in the
 other one, found by bisection. That takes log2(n / tile) launches with no idle lanes and no atomics.
 ``topk`` keeps the first k of each tile and so shrinks the rows instead of merging them.
@@ -70,6 +70,28 @@ def pack_kernel(
 
 
 @jit
+def bitonic(keys, ROWS: tl.constexpr, TILE: tl.constexpr, LOG: tl.constexpr):
+    """(ROWS, TILE = 2**LOG) keys with each row ascending.
+
+    After stage s, blocks of 2**s keys are sorted, upwards and downwards in turn; each step exchanges
+    pairs whose places differ in one bit. Source: Batcher, "Sorting networks and their applications".
+    """
+    for stage in tl.static_range(1, LOG + 1):
+        for step in tl.static_range(stage):
+            BIT: tl.constexpr = stage - 1 - step
+            GROUPS: tl.constexpr = ROWS * TILE >> (BIT + 1)
+            pairs = tl.permute(tl.reshape(keys, (GROUPS, 2, 1 << BIT)), (0, 2, 1))
+            a, b = tl.split(pairs)
+            swap = a > b
+            if stage < LOG:
+                down = (tl.arange(0, GROUPS)[:, None] >> (stage - BIT - 1)) & 1
+                swap = swap ^ (down == 1)
+            pairs = tl.join(tl.where(swap, b, a), tl.where(swap, a, b))
+            keys = tl.reshape(tl.permute(pairs, (0, 2, 1)), (ROWS, TILE))
+    return keys
+
+
+@jit
 def sort_tiles_kernel(
     keys_ptr,  # (rows, n)
     out_ptr,  # (rows, n_tiles keep)
@@ -80,6 +102,7 @@ def sort_tiles_kernel(
     n_out,  # valid columns of out; beyond lies nothing
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
+    LOG: tl.constexpr,
 ):
     pid = tl.program_id(0).to(tl.int64)
     tile = pid % n_tiles
@@ -87,7 +110,7 @@ def sort_tiles_kernel(
     column = tl.arange(0, TILE)[None, :]
     source = tile * TILE + column
     keys = tl.load(keys_ptr + rows * n + source, mask=(rows < n_rows) & (source < n), other=LAST)
-    keys = tl.sort(keys, dim=1)
+    keys = bitonic(keys, ROWS, TILE, LOG)
     target = tile * keep + column
     mask = (rows < n_rows) & (column < keep) & (target < n_out)
     tl.store(out_ptr + rows * n_out + target, keys, mask=mask)
@@ -151,16 +174,18 @@ def unpack_kernel(
 def _tiles(keys: DeviceArray, keep: int) -> tuple[DeviceArray, int]:
     """Sort tiles of the rows and keep the first ``keep`` keys of each; also the size of a tile."""
     n_rows, n = keys.shape
-    tile = min(max(next_power_of_2(n), 2), 256 if keys.device.interpreted else TILE)
+    tile = min(max(next_power_of_2(n), 2), TILE)
     keep = min(keep, tile)
     n_tiles = cdiv(n, tile)
     n_out = (n_tiles - 1) * keep + min(keep, n - (n_tiles - 1) * tile)
-    rows = max(TILE // tile, 1) if n_tiles == 1 else 1
-    rows = min(rows, next_power_of_2(n_rows))
+    rows = 1
+    if n_tiles == 1:  # several short rows a program
+        room = 32768 if keys.device.interpreted else TILE
+        rows = min(max(room // tile, 1), next_power_of_2(n_rows))
     out = keys.device.empty((n_rows, n_out), dtypes.int64)
     launch(
         sort_tiles_kernel, (cdiv(n_rows, rows) * n_tiles,), keys, out, n_rows, n, n_tiles, keep,
-        n_out, ROWS=rows, TILE=tile, num_warps=4,
+        n_out, ROWS=rows, TILE=tile, LOG=tile.bit_length() - 1, num_warps=4,
     )  # fmt: skip
     return out, tile
 
@@ -169,7 +194,7 @@ def sort_keys(keys: DeviceArray, keep: int | None = None) -> DeviceArray:
     """Unique int64 keys (rows, n), each row sorted; only the first ``keep`` columns count if given."""
     n_rows, n = keys.shape
     if keep is not None:
-        while 0 < keep * 2 <= min(n, 256 if keys.device.interpreted else TILE):
+        while 0 < keep * 2 <= min(n, TILE):
             keys, tile = _tiles(keys, keep)
             if n <= tile:
                 return keys

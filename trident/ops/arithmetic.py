@@ -1,7 +1,7 @@
-"""Arithmetic, rounding and selection: one elementwise entry an op.
+"""Sums, products, quotients, signs and ``where``: one elementwise entry an op.
 
-The class names ``abs``, ``pow`` and ``round`` hide the builtins from here on; the bodies use numpy's
-and Triton's.
+numpy bodies that gradient rules use on plain numbers are written with Python's operators: those keep a
+Python float weak, where ``np.subtract(2.5, 1)`` would make a float64 that widens everything after it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError, wrong
+from ..errors import wrong
 from ..kernels.device_math import copysign as _copysign
 from ..kernels.device_math import div_exact as _div
 from ..kernels.device_math import fmod as _fmod
-from ..kernels.device_math import integer_power, power, round_even, sqrt_exact, typed
 from ..kernels.device_math import trunc as _trunc
+from ..kernels.device_math import typed
 from ..lang import jit, tl
-from .registry import NONZERO, POSITIVE, REALS, Interval, composite, elementwise
-
-_float = float
-_MODERATE = Interval(-3.0, 3.0)
+from .registry import NONZERO, REALS, composite, elementwise
 
 
 def is_integral(*operands: Any) -> bool:
@@ -89,7 +86,7 @@ class add:
     """
 
     def numpy(x, y):
-        return np.add(x, y)
+        return x + y
 
     @jit
     def triton(x, y):
@@ -111,7 +108,7 @@ class sub:
     """
 
     def numpy(x, y):
-        return np.subtract(x, y)
+        return x - y
 
     @jit
     def triton(x, y):
@@ -130,7 +127,7 @@ class mul:
     """
 
     def numpy(x, y):
-        return np.multiply(x, y)
+        return x * y
 
     @jit
     def triton(x, y):
@@ -443,143 +440,59 @@ class copysign:
         return g * (sign(x) * sign(out)), zero(g)
 
 
-# Powers
+# What torch's functions take beyond the two operands; the plain entries stay cheap to call
+
+_add, _sub, _div_true = add, sub, div
 
 
-@elementwise
-class square:
-    """x * x.
+@composite
+def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """input + alpha * other. Both broadcast; the dtypes promote.
 
-    >>> trident.square(trident.tensor([1.0, -2.0]))
-    tensor([1., 4.])
+    >>> trident.add(trident.tensor([1.0, 2.0]), 1.0, alpha=2)
+    tensor([3., 4.])
     """
-
-    def numpy(x):
-        return np.multiply(x, x)
-
-    @jit
-    def triton(x):
-        return x * x
-
-    def vjp(g, x):
-        return g * (2 * x)
+    return _add(input, other if alpha == 1 else mul(other, alpha))
 
 
-@elementwise(result="float", domain=POSITIVE)
-class sqrt:
-    """The square root of x, correctly rounded; NaN for x < 0.
+@composite
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """input - alpha * other. Both broadcast; the dtypes promote; bool is refused.
 
-    >>> trident.sqrt(trident.tensor([1.0, 4.0]))
-    tensor([1., 2.])
+    >>> trident.sub(trident.tensor([1.0, 2.0]), 1.0, alpha=2)
+    tensor([-1.,  0.])
     """
-
-    def numpy(x):
-        return np.sqrt(x)
-
-    @jit
-    def triton(x):
-        return sqrt_exact(x)
-
-    def vjp(g, out):
-        return g / (2 * out)
+    return _sub(input, other if alpha == 1 else mul(other, alpha))
 
 
-@elementwise(result="float", domain=POSITIVE)
-class rsqrt:
-    """1 / sqrt(x).
+@composite
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """input / other. Integers become the default float dtype, unless ``rounding_mode`` is given.
 
-    >>> trident.rsqrt(trident.tensor([1.0, 4.0]))
-    tensor([1.0000, 0.5000])
+    ``rounding_mode``: None, "floor" (towards minus infinity, as ``//``) or "trunc" (towards zero).
+
+    >>> trident.div(trident.tensor([-7.0, 7.0]), 2.0, rounding_mode="floor")
+    tensor([-4.,  3.])
     """
-
-    def numpy(x):
-        root = np.empty_like(x)
-        np.sqrt(x, out=root)
-        return np.divide(1, root, out=root)
-
-    @jit
-    def triton(x):
-        return _div(typed(1.0, x), sqrt_exact(x))
-
-    def vjp(g, out):
-        return g * (out * out * out) * -0.5
-
-
-@elementwise(result="float", domain=NONZERO)
-class reciprocal:
-    """1 / x.
-
-    >>> trident.reciprocal(trident.tensor([1.0, 4.0]))
-    tensor([1.0000, 0.2500])
-    """
-
-    def numpy(x):
-        return np.divide(1, x)
-
-    @jit
-    def triton(x):
-        return _div(typed(1.0, x), x)
-
-    def vjp(g, out):
-        return -(g * (out * out))
-
-
-@elementwise(domain=(POSITIVE, _MODERATE))
-class pow:
-    """x ** y with one element for each pair; see the public ``pow``.
-
-    >>> trident.pow(trident.tensor([1.0, 2.0]), trident.tensor([2.0, 3.0]))
-    tensor([1., 8.])
-    """
-
-    def numpy(x, y):
-        if is_integral(x, y) and np.any(np.less(y, 0)):
-            raise _negative_power()
-        return np.power(x, y)
-
-    @jit
-    def triton(x, y):
-        x = typed(x, y)
-        y = typed(y, x)
-        if x.dtype.is_floating():
-            return power(x, y)
-        if x.dtype == tl.int1:
-            return x | (y == 0)
-        return integer_power(x, y)
-
-    def vjp(g, x, y, out):
-        # y = 0 and x = 0 are given arguments at which no NaN can arise, in any order of derivative
-        gx = g * (y * _elementwise_pow(x, where(y == 0, 0.0, y - 1)))
-        safe = where(x == 0, where(y >= 0, ones(x), 0.0), x)
-        return gx, g * (out * log(safe))
-
-
-_elementwise_pow = pow
-
-
-def _negative_power() -> Exception:
-    return wrong(
-        "pow",
-        "integers to negative integer powers are not allowed",
-        hint="make one of the operands floating: x.to(trident.float32)",
-        error=DTypeError,
+    if rounding_mode is None:
+        return _div_true(input, other)
+    if rounding_mode == "floor":
+        return floor_divide(input, other)
+    if rounding_mode == "trunc":
+        return trunc_divide(input, other)
+    raise wrong(
+        "div",
+        "rounding_mode must be None, 'floor' or 'trunc'",
+        got=repr(rounding_mode),
+        error=ValueError,
     )
 
 
-@elementwise(method=False)
-class ones:
-    """1 with the shape and dtype of x.
+@composite
+def rsub(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """other - alpha * input.
 
-    >>> trident.zero(trident.tensor([1.0, 2.0])) + 1
-    tensor([1., 1.])
+    >>> trident.rsub(trident.tensor([1.0, 2.0]), 1.0)
+    tensor([ 0., -1.])
     """
-
-    def numpy(x):
-        return np.ones_like(x)
-
-    @jit
-    def triton(x):
-        return tl.zeros_like(x) + 1
-
-    def vjp(g):
-        return zero(g)
+    return _sub(other, input if alpha == 1 else mul(input, alpha))

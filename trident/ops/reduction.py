@@ -168,8 +168,8 @@ class mean:
         kernels.reduce(out, x, over=over, kind=kernels.SUM, mean=True)
 
     def vjp(g, x_spec, *, dim):
-        n = shapes.numel(x_spec.shape) // max(shapes.numel(g.shape), 1)
-        return _spread(g * (1.0 / max(n, 1)), x_spec, dim)
+        n = shapes.numel(x_spec.shape) // (shapes.numel(g.shape) or 1)
+        return _spread(g * (1.0 / (n or 1)), x_spec, dim)
 
     def samples(draw):
         return _draw(draw)
@@ -216,8 +216,7 @@ class prod:
         return ops.permute(ops.reshape(others, shape=sizes), dims=tuple(back))
 
     def samples(draw):
-        args, attrs = _draw(draw)
-        return args, attrs
+        return _draw(draw)
 
 
 def _before(x: Any) -> Any:
@@ -429,7 +428,7 @@ class any:
 
     def launch(out, x, *, dim=None, keepdim=False):
         over = shapes.axes("any", dim, x.ndim)
-        kernels.reduce(out, x, over=over, kind=kernels.MAX, nonzero=True, acc=dtypes.uint8)
+        kernels.reduce(out, x, over=over, kind=kernels.MAX, nonzero=True, acc=dtypes.int32)
 
     def samples(draw):
         return _draw(draw, low=-0.4, high=0.4)
@@ -451,7 +450,7 @@ class all:
 
     def launch(out, x, *, dim=None, keepdim=False):
         over = shapes.axes("all", dim, x.ndim)
-        kernels.reduce(out, x, over=over, kind=kernels.MIN, nonzero=True, acc=dtypes.uint8)
+        kernels.reduce(out, x, over=over, kind=kernels.MIN, nonzero=True, acc=dtypes.int32)
 
     def samples(draw):
         return _draw(draw, low=-0.4, high=0.4)
@@ -525,7 +524,7 @@ def _draw(
     """A random array, and axes of it: one, several or all."""
     shape = draw.shape(1, 4)
     if not empty:
-        shape = tuple(max(s, 1) for s in shape)
+        shape = tuple(s or 1 for s in shape)
     ndim = len(shape)
     choice = draw.integer(0, 2)
     dim: Any = draw.integer(-ndim, ndim - 1)

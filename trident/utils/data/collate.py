@@ -1,7 +1,8 @@
 """From a list of samples to a batch of tensors.
 
-It happens in two steps: ``stack`` makes numpy arrays (in a worker, where it may run beside others or
-in another process) and ``to_tensors`` turns them into tensors (in the thread that runs the loop).
+It happens in two steps: ``stack`` makes numpy arrays (in a worker, where it may run beside others
+or in another process) and ``to_tensors`` turns them into tensors (in the thread that runs the
+loop).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 import trident
 
+from ...dtypes import FROM_NUMPY
 from ...errors import DTypeError, ShapeError, wrong
 
 
@@ -20,8 +22,9 @@ def default_collate(batch: list) -> Any:
     """Stack the samples of ``batch`` along a new first axis, field by field.
 
     Tensors and numpy arrays (...) become tensors (N, ...); numbers become a tensor (N,), int64 for
-    ints, float64 for floats; strings and bytes stay a list. Dicts, lists, tuples and named tuples are
-    taken apart and put together again (a tuple gives a list). Raises ShapeError where shapes differ.
+    ints, float64 for floats; strings and bytes stay a list. Dicts, lists, tuples and named tuples
+    are taken apart and put together again (a tuple gives a list). Raises ShapeError where shapes
+    differ.
 
     >>> trident.utils.data.default_collate([(np.zeros(2), 0), (np.ones(2), 1)])[1]
     tensor([0, 1])
@@ -35,7 +38,7 @@ def default_convert(sample: Any) -> Any:
 
 
 def _convert_leaf(x: Any) -> Any:
-    if isinstance(x, np.ndarray | np.generic) and x.dtype.kind in "biuf":
+    if isinstance(x, np.ndarray | np.generic) and x.dtype in FROM_NUMPY:
         return trident.from_numpy(np.asarray(x))
     return x
 

@@ -80,8 +80,10 @@ class ConcatDataset(Dataset):
         for d in self.datasets:
             if isinstance(d, IterableDataset):
                 raise wrong(
-                    "ConcatDataset", "takes data sets with samples by index",
-                    got=f"the IterableDataset {type(d).__name__}", error=TypeError,
+                    "ConcatDataset",
+                    "takes data sets with samples by index",
+                    got=f"the IterableDataset {type(d).__name__}",
+                    error=TypeError,
                 )
         self.cumulative_sizes = list(itertools.accumulate(len(d) for d in self.datasets))
 
@@ -92,7 +94,9 @@ class ConcatDataset(Dataset):
         n = len(self)
         if not -n <= index < n:
             raise wrong(
-                "ConcatDataset", f"index must lie in [{-n}, {n - 1}]", got=index,
+                "ConcatDataset",
+                f"index must lie in [{-n}, {n - 1}]",
+                got=index,
                 error=IndexBoundsError,
             )
         index %= n
@@ -119,8 +123,9 @@ def random_split(
 ) -> list[Subset]:
     """Cut a data set at random into parts that do not overlap.
 
-    ``lengths``: sizes that sum to ``len(dataset)``, or fractions that sum to 1 (what rounding leaves
-    over goes one each to the first parts). ``generator``: None is trident's default generator.
+    ``lengths``: sizes that sum to ``len(dataset)``, or fractions that sum to 1 (what rounding
+    leaves over goes one each to the first parts). ``generator``: None is trident's default
+    generator.
 
     >>> parts = trident.utils.data.random_split(range(10), [0.7, 0.3])
     >>> [len(p) for p in parts]
@@ -138,8 +143,10 @@ def random_split(
             sizes[i % len(sizes)] += 1
     else:
         raise wrong(
-            "random_split", f"lengths must sum to {n}, the length of the data set, or be fractions "
-            "that sum to 1", got=lengths, error=ValueError,
+            "random_split",
+            f"lengths must sum to {n}, the length of the data set, or be fractions that sum to 1",
+            got=lengths,
+            error=ValueError,
         )
     order = fresh_rng(generator).permutation(n)
     ends = np.cumsum([0, *sizes])
@@ -174,5 +181,3 @@ def _take(tensor: Any, indices: np.ndarray) -> Any:
     if tensor.flags.c_contiguous:  # else take() would first copy all of it
         return tensor.take(indices, axis=0, mode="wrap")
     return tensor[indices]
-
-

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import trident
-
 from ...errors import TridentError, wrong
 from . import rng, workers
-from .collate import default_collate, default_convert, map_tree, stack, to_tensors
+from .collate import default_collate, default_convert, stack, to_tensors
 from .dataset import IterableDataset, gather
 from .sampler import BatchSampler, RandomSampler, SequentialSampler
 
@@ -25,7 +23,8 @@ from .sampler import BatchSampler, RandomSampler, SequentialSampler
 class SampleError(TridentError, RuntimeError):
     """A sample (or the batch of it) could not be made. ``index`` and ``epoch`` say which one.
 
-    The error of the data set is chained (``__cause__``), with its traceback, from worker processes too.
+    The error of the data set is chained (``__cause__``), with its traceback, from worker processes
+    too.
     """
 
     index: Any = None
@@ -121,15 +120,7 @@ def _start_in_process(job: _Job, worker_id: int) -> None:
 
 def _fetch_in_process(indices: list, seed: int, epoch: int, number: int) -> Any:
     workers.check_started()
-    batch = _process_job.fetch(indices, seed, epoch, number)
-    return map_tree(batch, lambda x: _Sent(x.numpy()) if isinstance(x, trident.Tensor) else x)
-
-
-@dataclass
-class _Sent:
-    """A tensor on its way from a worker process."""
-
-    array: Any
+    return _process_job.fetch(indices, seed, epoch, number)
 
 
 _END = object()
@@ -138,17 +129,18 @@ _END = object()
 class DataLoader:
     """Iterate over ``dataset`` in batches; each ``iter(loader)`` is one epoch.
 
-    Order and augmentation are a pure function of (seed, epoch, index): equal for any ``num_workers``.
-    The seed is ``seed``, else that of ``generator``, else that of ``trident.manual_seed``; nothing is
-    drawn from the generator. The epoch counts up by itself; ``set_epoch`` sets it (to resume). Random
-    transforms keep the promise by drawing from ``trident.utils.data.item_rng()``.
+    Order and augmentation are a pure function of (seed, epoch, index): equal for any
+    ``num_workers``. The seed is ``seed``, else that of ``generator``, else that of
+    ``trident.manual_seed``; nothing is drawn from the generator. The epoch counts up by itself;
+    ``set_epoch`` sets it (to resume). Random transforms keep the promise by drawing from
+    ``trident.utils.data.item_rng()``.
 
-    Arguments are torch's. ``num_workers`` workers keep ``num_workers * prefetch_factor`` batches ahead.
-    They are threads, unless ``multiprocessing_context`` ("forkserver", "spawn", "fork") asks for
-    processes, which pure Python transforms need to run in parallel. ``worker_init_fn(id)`` runs as each
-    worker starts. ``timeout``: seconds to wait for a batch (0: for ever). ``batch_size=None`` gives
-    samples, not batches. ``pin_memory`` is accepted and does nothing. An ``IterableDataset`` is read by
-    one background thread.
+    Arguments are torch's. ``num_workers`` workers keep ``num_workers * prefetch_factor`` batches
+    ahead. They are threads, unless ``multiprocessing_context`` ("forkserver", "spawn", "fork") asks
+    for processes, which pure Python transforms need to run in parallel. ``worker_init_fn(id)`` runs
+    as each worker starts. ``timeout``: seconds to wait for a batch (0: for ever).
+    ``batch_size=None`` gives samples, not batches. ``pin_memory`` is accepted and does nothing. An
+    ``IterableDataset`` is read by one background thread.
 
     A failing sample raises ``SampleError`` that names its index, with the original error chained.
 
@@ -181,9 +173,9 @@ class DataLoader:
         persistent_workers: bool = False,
     ) -> None:
         streaming = isinstance(dataset, IterableDataset)
+        prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
         _require(num_workers >= 0, "num_workers must be >= 0", num_workers)
         _require(timeout >= 0, "timeout must be >= 0 seconds", timeout)
-        prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
         _require(prefetch_factor >= 1, "prefetch_factor must be at least 1", prefetch_factor)
         _require(
             num_workers > 0 or not persistent_workers, "persistent_workers needs num_workers > 0"
@@ -200,22 +192,23 @@ class DataLoader:
             )
             batch_size = None
         elif batch_size is None:
-            _require(not drop_last, "batch_size=None gives single samples: drop_last does not apply")
+            _require(
+                not drop_last, "batch_size=None gives single samples: drop_last does not apply"
+            )
         else:
             _require(batch_size >= 1, "batch_size must be at least 1, or None", batch_size)
-        if sampler is None and not streaming and batch_sampler is None:
-            sampler = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-        if batch_sampler is None and batch_size is not None and not streaming:
-            batch_sampler = BatchSampler(sampler, batch_size, drop_last)  # type: ignore[arg-type]
+        if batch_sampler is None and not streaming:
+            if sampler is None:
+                sampler = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
+            if batch_size is not None:
+                batch_sampler = BatchSampler(sampler, batch_size, drop_last)
 
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
         self.sampler, self.batch_sampler = sampler, batch_sampler
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.multiprocessing_context = multiprocessing_context
+        self.persistent_workers = persistent_workers
         self.timeout, self.worker_init_fn = timeout, worker_init_fn
-        self.multiprocessing_context, self.persistent_workers = (
-            multiprocessing_context,
-            persistent_workers,
-        )
         self.generator, self.seed, self.pin_memory = generator, seed, pin_memory
         self.epoch = 0
         """The epoch that the next ``iter(loader)`` gives."""
@@ -261,7 +254,8 @@ class DataLoader:
         for number in itertools.count():
             with rng.entered(stream):
                 if source is None:
-                    source = iter(self.batch_sampler if self._batched else self.sampler)  # type: ignore[arg-type]
+                    batches = self.batch_sampler if self._batched else self.sampler
+                    source = iter(batches)  # type: ignore[arg-type]
                 try:
                     indices = next(source)
                 except StopIteration:
@@ -279,7 +273,7 @@ class DataLoader:
             yield self._finish(job, job.fetch(indices, seed, epoch, number))
 
     def _ahead(self, job: _Job, seed: int, epoch: int) -> Iterator[Any]:
-        """Batches by workers, handed out in order; the pool is gone when the loop ends or is left."""
+        """Batches by workers, in order; the pool is gone when the loop ends or is left."""
         in_processes = self.multiprocessing_context is not None
         pool = self._pool
         if pool is None:
@@ -308,10 +302,6 @@ class DataLoader:
                     return
                 indices, future = pending.popleft()
                 batch = self._result(future, f"samples {indices[:8]}")
-                if in_processes:
-                    batch = map_tree(
-                        batch, lambda x: trident.from_numpy(x.array) if isinstance(x, _Sent) else x
-                    )
                 yield self._finish(job, batch)
                 del batch, future
         except (_Lost, KeyboardInterrupt):
@@ -368,9 +358,9 @@ class DataLoader:
             ) from error
         except BrokenProcessPool as error:
             raise _Lost(
-                f"DataLoader: a worker process died (killed, crashed or out of memory) while fetching "
-                f"{what}. Run it with num_workers=0 to see the cause; a script that starts processes "
-                "needs `if __name__ == '__main__':` around its work"
+                "DataLoader: a worker process died (killed, crashed or out of memory) while "
+                f"fetching {what}. Run it with num_workers=0 to see the cause; a script that "
+                "starts processes needs `if __name__ == '__main__':` around its work"
             ) from error
 
 

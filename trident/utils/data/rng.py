@@ -2,7 +2,8 @@
 
 While an item is fetched, ``item_rng()`` is a numpy Generator over Philox, whose counter holds the
 index and the epoch and whose key holds the seed. Nothing else goes in: not the worker, not what was
-drawn before. So augmentation is equal for any number of workers, and differs between items and epochs.
+drawn before. So augmentation is equal for any number of workers, and differs between items and
+epochs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ ITEM, ORDER, COLLATE, OUTSIDE = 0, 1, 2, 3
 
 
 class Stream:
-    """The place of one stream; the Generator is made when something is first drawn (it takes 13 us)."""
+    """The place of one stream; the Generator is made when something is first drawn (it takes 13
+    us).
+    """
 
     __slots__ = ("epoch", "index", "kind", "rng", "seed")
 
@@ -98,7 +101,9 @@ def fresh_rng(generator: Any) -> np.random.Generator:
 
 
 def sampling_rng(generator: Any) -> np.random.Generator:
-    """What samplers draw from: their own generator, else the loader's order stream, else the default."""
+    """What samplers draw from: their own generator, else the loader's order stream, else the
+    default.
+    """
     return item_rng() if generator is None else fresh_rng(generator)
 
 

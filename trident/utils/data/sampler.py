@@ -132,8 +132,8 @@ class WeightedRandomSampler(Sampler):
         if not replacement and num_samples > positive:
             raise wrong(
                 "WeightedRandomSampler",
-                f"num_samples without replacement must be at most {positive}, the number of weights "
-                "above 0",
+                f"num_samples without replacement must be at most {positive}, the number of "
+                "weights above 0",
                 got=num_samples,
                 error=ValueError,
             )

@@ -1,10 +1,11 @@
 """Workers that fetch batches ahead: threads, or processes where they are asked for.
 
-Threads are the default, for robustness. numpy, Pillow, zlib and file reads release the GIL, so loading
-overlaps; the data set is shared and needs no pickling; there is no fork, whose child inherits the
-locks of BLAS, Triton and logging threads that do not exist in it and then hangs; no shared-memory
-segment or child process can be left behind. Transforms that are pure Python do not gain from threads:
-for those ``multiprocessing_context="forkserver"`` or ``"spawn"`` starts processes.
+Threads are the default, for robustness. numpy, Pillow, zlib and file reads release the GIL, so
+loading overlaps; the data set is shared and needs no pickling; there is no fork, whose child
+inherits the locks of BLAS, Triton and logging threads that do not exist in it and then hangs; no
+shared-memory segment or child process can be left behind. Transforms that are pure Python do not
+gain from threads: for those ``multiprocessing_context="forkserver"`` or ``"spawn"`` starts
+processes.
 
 Both kinds have ``submit(fn, *args) -> Future`` and ``close(wait)``.
 """
@@ -30,7 +31,7 @@ from ...errors import wrong
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """Which worker runs: ``id`` (0 to ``num_workers`` - 1), ``num_workers``, ``seed``, ``dataset``."""
+    """Which worker runs: ``id`` (from 0), ``num_workers``, ``seed``, ``dataset``."""
 
     id: int
     num_workers: int
@@ -98,15 +99,19 @@ def _serve(tasks: queue.SimpleQueue, init: Callable[[int], None], worker_id: int
 
 
 class Processes:
-    """``n`` processes. What ``init`` holds (the data set, the collate function) is pickled once each."""
+    """``n`` processes. What ``init`` holds (the data set, the collate function) is pickled once
+    each.
+    """
 
     def __init__(self, n: int, init: Callable[[int], None], context: Any) -> None:
         if not isinstance(context, multiprocessing.context.BaseContext):
             methods = multiprocessing.get_all_start_methods()
             if context not in methods:
                 raise wrong(
-                    "DataLoader", f"multiprocessing_context must be one of {methods}",
-                    got=repr(context), error=ValueError,
+                    "DataLoader",
+                    f"multiprocessing_context must be one of {methods}",
+                    got=repr(context),
+                    error=ValueError,
                 )
             context = multiprocessing.get_context(context)
         if context.get_start_method() != "fork":
@@ -114,25 +119,29 @@ class Processes:
                 pickle.dumps(init)
             except Exception as error:
                 raise wrong(
-                    "DataLoader", "the data set, its transforms, collate_fn and worker_init_fn must "
+                    "DataLoader",
+                    "the data set, its transforms, collate_fn and worker_init_fn must "
                     f"be picklable for worker processes; {type(error).__name__}: {error}",
                     hint="define them at the top level of a module, or leave "
-                    "multiprocessing_context out: threads need no pickling", error=TypeError,
+                    "multiprocessing_context out: threads need no pickling",
+                    error=TypeError,
                 ) from error
         self._executor = ProcessPoolExecutor(
-            n, mp_context=context, initializer=_start_process, initargs=(init, context.Value("i", 0))
+            n,
+            mp_context=context,
+            initializer=_start_process,
+            initargs=(init, context.Value("i", 0)),
         )
 
     def submit(self, fn: Callable, *args: Any) -> Future:
         return self._executor.submit(fn, *args)
 
     def close(self, wait: bool = True) -> None:
-        children = list((getattr(self._executor, "_processes", None) or {}).values())
-        self._executor.shutdown(wait=wait, cancel_futures=True)
-        if not wait:  # a worker that hangs would keep Python from ending
-            for child in children:
+        if not wait:  # a worker that hangs would keep the shutdown, and Python's end, waiting
+            for child in list((getattr(self._executor, "_processes", None) or {}).values()):
                 with contextlib.suppress(ValueError, OSError):
-                    child.terminate()
+                    child.kill()
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 _failure: BaseException | None = None  # of this worker process, while it started
