@@ -9,17 +9,20 @@ from __future__ import annotations
 import math as _math
 from typing import Any
 
-from . import ops
+from . import config, ops
 from .dtypes import (
     bfloat16, finfo, float16, float32, float64, get_default_dtype, iinfo, int8, int16, int32, int64,
     promote_types, set_default_dtype, uint8,
 )  # fmt: skip
 from .dtypes import bool_ as bool
 from .dtypes import dtype as dtype
+from .runtime.host_memory import keep_freed_arrays
 from .tensor import Tensor, install_methods
 from . import dispatch
 
 install_methods()
+if config.TUNE_MALLOC:
+    keep_freed_arrays()
 from .creation import (
     arange, as_tensor, asarray, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like,
     initial_seed, is_tensor, linspace, logspace, manual_seed, meshgrid, normal, ones, ones_like, rand,

@@ -19,12 +19,13 @@ from .tape.node import (
     RuleNode,
     Slot,
     Version,
+    find_rule,
     rule_edges,
 )
 from .backends import numpy as cpu
 from .backends import of as backend_of
 from .errors import AutogradError, DeviceError, TridentError
-from .ops import registry
+from .ops import operators, registry
 from .ops.registry import Elementwise, Fused, Op, Spec
 from .runtime import DeviceArray
 from .symbol import ShapeSymbol
@@ -38,68 +39,111 @@ _new = Tensor.__new__
 
 def apply(self: Tensor, op: Op, args: tuple, attrs: dict[str, Any]) -> Any:
     """Run ``op`` on Tensors and numbers, and record it if anything requires grad."""
-    if op.__class__ is Elementwise:
-        return _elementwise(op, args, attrs)
     return _HANDLERS[op.__class__](op, args, attrs)
 
 
 def _elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
-    # the fast case: every tensor on the CPU with one dtype, float32 or float64
-    arrays = []
-    common = None
-    tracked = stale = False
-    for a in args:
-        if isinstance(a, Tensor):
-            data = a._data
-            if a._requires_grad:
-                tracked = True
-            if a._version is not None:
-                stale = True
-            arrays.append(data)
-            if data.__class__ is _ndarray:
-                d = data.dtype
-                if common is None:
-                    common = d
-                elif d is not common:
-                    common = False
-            else:
-                common = False
-        elif a.__class__ is float or a.__class__ is int:
-            arrays.append(a)
+    n = len(args)
+    if n == 2:
+        return binary(op, args[0], args[1], attrs)
+    if n == 1 and isinstance(args[0], Tensor):
+        x = args[0]
+        a = x._data
+        if a.__class__ is _ndarray and ((d := a.dtype) is _F32 or d is _F64) and op.fast:
+            token = _quiet_set()
+            try:
+                data = op.numpy(a, **attrs)
+            finally:
+                _quiet_reset(token)
+            out = _new(Tensor)
+            out._data = data if data.__class__ is _ndarray else np.asarray(data)
+            if x._requires_grad and op.vjp is not None and _enabled.get():
+                node = _record(op, args, (a,), attrs, (x._node or x,), out)
+                if not attrs:
+                    node.rule = op.rules[0] or first_rule(op, 0, node)
+            return out
+    return _general(op, args, attrs)
+
+
+def binary(op: Elementwise, x: Any, y: Any, attrs: dict[str, Any]) -> Any:
+    """An elementwise op of two operands: the path that most eager operations take, so it is flat."""
+    if isinstance(x, Tensor):
+        a = x._data
+        d = a.dtype
+        if isinstance(y, Tensor):
+            b = y._data
+            if b.dtype is not d:
+                return _general(op, (x, y), attrs)
+        elif y.__class__ is float or y.__class__ is int:
+            b = y
         else:
-            common = False
-            break
-    if (common is _F32 or common is _F64) and op.fast:
-        token = _quiet_set()
-        try:
-            data = op.numpy(*arrays, **attrs)
-        except ValueError:
-            cpu.broadcast_error(op, tuple(arrays))
-            raise
-        finally:
-            _quiet_reset(token)
-        if data.__class__ is not _ndarray:
-            data = np.asarray(data)
+            return _general(op, (x, y), attrs)
+    elif isinstance(y, Tensor) and (x.__class__ is float or x.__class__ is int):
+        a = x
+        b = y._data
+        d = b.dtype
     else:
-        arrays = [_operand(op, a) for a in args]
-        for a in arrays:
-            if hasattr(a, "_apply"):
-                return a._apply(op, args, attrs)
-        arrays = _same_device(op, arrays)
-        device_array = next((a for a in arrays if a.__class__ is DeviceArray), None)
-        backend = cpu if device_array is None else backend_of(device_array)
-        data = backend.elementwise(op, tuple(arrays), attrs)
+        return _general(op, (x, y), attrs)
+    if not ((d is _F32 or d is _F64) and op.fast):  # a DeviceArray's dtype is neither
+        return _general(op, (x, y), attrs)
+    token = _quiet_set()
+    try:
+        data = op.numpy(a, b, **attrs)
+    except ValueError:
+        cpu.broadcast_error(op, (a, b))
+        raise
+    finally:
+        _quiet_reset(token)
     out = _new(Tensor)
-    out._data = data
-    if tracked and op.vjp is not None and _enabled.get():
-        if stale:
+    out._data = data if data.__class__ is _ndarray else np.asarray(data)
+    p = (x._node or x) if a is not x and x._requires_grad else None
+    q = (y._node or y) if b is not y and y._requires_grad else None
+    if (p is not None or q is not None) and op.vjp is not None and _enabled.get():
+        node = _record(op, (x, y), (a, b), attrs, (p, q), out)
+        if not attrs:
+            which = 1 if q is None else 2 if p is None else 3
+            node.rule = op.rules[which] or first_rule(op, which, node)
+    return out
+
+
+def first_rule(op: Elementwise, which: int, node: ElementwiseNode) -> Any:
+    """Trace a CPU rule and keep it in the op's short table (0: unary; 1, 2, 3: which gradients)."""
+    rule = op.rules[which] = find_rule(op, node.edges, {}, cpu)
+    return rule
+
+
+def _record(
+    op: Elementwise, args: tuple, arrays: tuple, attrs: dict, edges: tuple, out: Tensor
+) -> ElementwiseNode:
+    """Put an elementwise operation on the tape."""
+    for t in args:
+        if isinstance(t, Tensor) and t._version is not None:
             _check_history(op, args)
-        node = ElementwiseNode(op, args, tuple(arrays), attrs, rule_edges(args), data)
-        if op.saves_out:
-            version = out._version = Version()
-            node.save_out(data, version)
-        out._node = node
-        out._requires_grad = True
+            break
+    data = out._data
+    node = ElementwiseNode(op, args, arrays, attrs, edges, data)
+    if op.saves_out:
+        version = out._version = Version()
+        node.save_out(data, version)
+    out._node = node
+    out._requires_grad = True
+    return node
+
+
+def _general(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
+    """Any operands: promotion, half types, numbers, devices, symbols."""
+    arrays = [_operand(op, a) for a in args]
+    for a in arrays:
+        if hasattr(a, "_apply"):
+            return a._apply(op, args, attrs)
+    arrays = _same_device(op, arrays)
+    device_array = next((a for a in arrays if a.__class__ is DeviceArray), None)
+    backend = cpu if device_array is None else backend_of(device_array)
+    out = _wrap(backend.elementwise(op, tuple(arrays), attrs))
+    if op.vjp is not None and _enabled.get():
+        edges = rule_edges(args)
+        if edges.count(None) != len(edges):
+            _record(op, args, tuple(arrays), attrs, edges, out)
     return out
 
 
@@ -314,6 +358,7 @@ def _create(op: Any, args: tuple, attrs: dict[str, Any]) -> Tensor:
 
 
 _HANDLERS = {
+    Elementwise: _elementwise,
     registry.Primitive: _primitive,
     registry.View: _view,
     registry.Fused: _fused,
@@ -321,6 +366,24 @@ _HANDLERS = {
 }
 registry._CREATE[:] = [_create]
 Tensor._apply = apply  # type: ignore[method-assign]
+
+
+def install_operators() -> None:
+    """Let Tensor's binary operators go to ``binary`` without the hops between."""
+    for dunder, name in operators.BINARY.items():
+        if name not in registry.REGISTRY: continue  # TEMP
+        op: Any = registry.REGISTRY[name]
+        setattr(Tensor, dunder, _operator(op, op.defaults, getattr(Tensor, dunder)))
+
+
+def _operator(op: Elementwise, attrs: dict[str, Any], general: Any) -> Any:
+    def method(self: Tensor, other: Any) -> Any:
+        if isinstance(other, Tensor) or other.__class__ is float or other.__class__ is int:
+            return binary(op, self, other, attrs)
+        return general(self, other)
+
+    method.__name__ = general.__name__
+    return method
 
 
 # ---- in place -----------------------------------------------------------------------------------

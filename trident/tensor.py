@@ -656,7 +656,10 @@ _I_METHODS = {
 
 def install_methods() -> None:
     """Bind every listed function as a method, and the in-place forms (called once, at import)."""
+    from . import dispatch
+
     operators.install()
+    dispatch.install_operators()
     for name, function in list(FUNCTIONS.items()):
         op = getattr(function, "op", None)
         is_method = op.method if op is not None else getattr(function, "is_method", False)

@@ -6,6 +6,7 @@ as the kernels do.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -29,7 +30,7 @@ try:
     from numpy._core.umath import _extobj_contextvar, _make_extobj
 
     _QUIET = _make_extobj(all="ignore")
-    quiet_set: Callable = lambda: _extobj_contextvar.set(_QUIET)  # noqa: E731
+    quiet_set: Callable = functools.partial(_extobj_contextvar.set, _QUIET)
     quiet_reset: Callable = _extobj_contextvar.reset
 except ImportError:  # pragma: no cover - depends on the numpy release
 
@@ -185,7 +186,7 @@ def rule_function(graph: Graph, bindings: dict[str, str]) -> Callable:
 
 def run_rule(function: Callable, g: np.ndarray, args: tuple | None, out: Any) -> tuple:
     """Evaluate a rule made by ``rule_function``; half types are computed in float32."""
-    if g.dtype in _HALF:
+    if g.itemsize == 2:  # float16, bfloat16
         g = g.astype(_F32)
         args = tuple(map(widen, args)) if args is not None else None
         out = widen(out)

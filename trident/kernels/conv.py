@@ -31,8 +31,8 @@ def gather_dot(
     w_ptr,  # at the group's first row, channel and tap
     w_rows,  # (R,) offsets of the rows of the result in w
     row_mask,  # (R,)
-    base,  # (P,) offsets of the pixels' samples in x
-    d0,  # (P,) where the first tap falls, per axis
+    base,  # (P,) offsets in x of where the first tap falls; it may lie outside
+    d0,  # (P,) the same place, per axis
     h0,
     w0,
     pixel_mask,  # (P,)
@@ -101,8 +101,13 @@ def gather_dot(
             w = w0[None, :] + tw * STEP[2]
         inside = (d >= 0) & (d < x_d) & (h >= 0) & (h < x_h) & (w >= 0) & (w < x_w)
         seen = inside & pixel_mask[None, :] & k_mask[:, None]
-        place = base[None, :] + d * x_d_stride + h * x_h_stride + w * x_w_stride
-        x = tl.load(x_ptr + place + (c * x_c_stride)[:, None], mask=seen, other=0.0)
+        x_k = (
+            c * x_c_stride
+            + td * STEP[0] * x_d_stride
+            + th * STEP[1] * x_h_stride
+            + tw * STEP[2] * x_w_stride
+        )
+        x = tl.load(x_ptr + base[None, :] + x_k[:, None], mask=seen, other=0.0)
         w_k = c * w_c_stride + td * w_d_stride + th * w_h_stride + tw * w_w_stride
         w_mask = row_mask[:, None] & k_mask[None, :]
         weight = tl.load(w_ptr + w_rows[:, None] + w_k[None, :], mask=w_mask, other=0.0)
@@ -164,16 +169,19 @@ def forward_kernel(
     pixel_mask = pixel < pixels
     o_mask = o < og
     n, d, h, w = split_pixel(pixel, out_d, out_h, out_w)
+    d = d * STRIDE[0] - PADDING[0]
+    h = h * STRIDE[1] - PADDING[1]
+    w = w * STRIDE[2] - PADDING[2]
     group = tl.program_id(1).to(tl.int64)
     acc = gather_dot(
         x_ptr + group * cg * x_c_stride,
         w_ptr + group * og * w_o_stride,
         o * w_o_stride,
         o_mask,
-        n * x_n_stride,
-        d * STRIDE[0] - PADDING[0],
-        h * STRIDE[1] - PADDING[1],
-        w * STRIDE[2] - PADDING[2],
+        n * x_n_stride + d * x_d_stride + h * x_h_stride + w * x_w_stride,
+        d,
+        h,
+        w,
         pixel_mask,
         in_d,
         in_h,
@@ -287,6 +295,9 @@ def data_grad_kernel(
     n, d, h, w = split_pixel(
         pixel, tl.cdiv(in_d, STRIDE[0]), tl.cdiv(in_h, STRIDE[1]), tl.cdiv(in_w, STRIDE[2])
     )
+    gd = d + (phase_d + PADDING[0] - tap_d * DILATION[0]) // STRIDE[0]
+    gh = h + (phase_h + PADDING[1] - tap_h * DILATION[1]) // STRIDE[1]
+    gw = w + (phase_w + PADDING[2] - tap_w * DILATION[2]) // STRIDE[2]
     group = tl.program_id(1).to(tl.int64)
     acc = gather_dot(
         g_ptr + group * og * g_o_stride,
@@ -295,10 +306,10 @@ def data_grad_kernel(
         + (tap_d * w_d_stride + tap_h * w_h_stride + tap_w * w_w_stride),
         c * w_c_stride,
         c_mask,
-        n * g_n_stride,
-        d + (phase_d + PADDING[0] - tap_d * DILATION[0]) // STRIDE[0],
-        h + (phase_h + PADDING[1] - tap_h * DILATION[1]) // STRIDE[1],
-        w + (phase_w + PADDING[2] - tap_w * DILATION[2]) // STRIDE[2],
+        n * g_n_stride + gd * g_d_stride + gh * g_h_stride + gw * g_w_stride,
+        gd,
+        gh,
+        gw,
         pixel < pixels,
         out_d,
         out_h,

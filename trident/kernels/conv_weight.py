@@ -78,8 +78,11 @@ def weight_grad_kernel(
         part = part.to(tl.int64)
         o_place = o.to(tl.int64)
         c = c.to(tl.int64)
+        td = td.to(tl.int64)
+        th = th.to(tl.int64)
+        tw = tw.to(tl.int64)
     o_place = o_place * g_o_stride
-    c_place = c * x_c_stride
+    x_k = c * x_c_stride + td * x_d_stride + th * x_h_stride + tw * x_w_stride
 
     first = part * part_pixels
     stop = tl.minimum(first + part_pixels, pixels)
@@ -91,13 +94,16 @@ def weight_grad_kernel(
         g_place = n * g_n_stride + d * g_d_stride + h * g_h_stride + w * g_w_stride
         g_mask = o_mask[:, None] & pixel_mask[None, :]
         g = tl.load(g_ptr + o_place[:, None] + g_place[None, :], mask=g_mask, other=0.0)
-        xd = (d * STRIDE[0])[None, :] + td[:, None]
-        xh = (h * STRIDE[1])[None, :] + th[:, None]
-        xw = (w * STRIDE[2])[None, :] + tw[:, None]
+        d = d * STRIDE[0]
+        h = h * STRIDE[1]
+        w = w * STRIDE[2]
+        xd = d[None, :] + td[:, None]
+        xh = h[None, :] + th[:, None]
+        xw = w[None, :] + tw[:, None]
         inside = (xd >= 0) & (xd < in_d) & (xh >= 0) & (xh < in_h) & (xw >= 0) & (xw < in_w)
         seen = inside & pixel_mask[None, :] & k_mask[:, None]
-        place = (n * x_n_stride)[None, :] + xd * x_d_stride + xh * x_h_stride + xw * x_w_stride
-        x = tl.load(x_ptr + place + c_place[:, None], mask=seen, other=0.0)
+        x_place = n * x_n_stride + d * x_d_stride + h * x_h_stride + w * x_w_stride
+        x = tl.load(x_ptr + x_k[:, None] + x_place[None, :], mask=seen, other=0.0)
         if WIDEN:  # the interpreter multiplies the raw bits of half types
             g = g.to(ACC)
             x = x.to(ACC)

@@ -22,7 +22,9 @@ REDUCTIONS = {"mean": MEAN, "sum": TOTAL, "none": NONE}
 
 
 @jit
-def target_of(target_ptr, at, inside, n_cols, ignore_index, weight_ptr, weight_step, ACC: tl.constexpr):
+def target_of(
+    target_ptr, at, inside, n_cols, ignore_index, weight_ptr, weight_step, ACC: tl.constexpr
+):
     """(class, weight) of rows; the weight of an ignored row is 0, that of a class out of range NaN."""
     target = tl.load(target_ptr + at, mask=inside, other=0).to(tl.int64)
     used = inside & (target != ignore_index)
@@ -98,7 +100,9 @@ def forward_kernel(
         for first in range(0, n_cols, COLS):
             c = first + cols
             mask = inside[:, None] & (c < n_cols)[None, :]
-            x = tl.load(x_row[:, None] + c[None, :] * x_step, mask=mask, other=float("-inf")).to(ACC)
+            x = tl.load(x_row[:, None] + c[None, :] * x_step, mask=mask, other=float("-inf")).to(
+                ACC
+            )
             higher = tl.maximum(top, row_max(x))
             shift = tl.where(higher == float("-inf"), 0.0, higher)  # -inf - -inf would be NaN
             sums = sums * tl.exp(top - shift)[:, None] + tl.exp(x - shift[:, None])
@@ -197,7 +201,9 @@ def backward_kernel(
     target, weight, used, valid = target_of(
         target_ptr, at, inside, n_cols, ignore_index, weight_ptr, weight_step, ACC
     )
-    scale = tl.load(g_ptr + offset_of(rows, rn1, rn2, gs0, gs1, gs2), mask=inside, other=0.0).to(ACC)
+    scale = tl.load(g_ptr + offset_of(rows, rn1, rn2, gs0, gs1, gs2), mask=inside, other=0.0).to(
+        ACC
+    )
     if total_ptr is not None:
         scale = scale / tl.load(total_ptr).to(ACC)
     hit = tl.where(cols[None, :] == target[:, None], 1.0, 0.0).to(ACC)
@@ -214,7 +220,9 @@ def backward_kernel(
                 sums = tl.zeros((COLS,), ACC)
                 for first in range(0, n_cols, COLS):
                     c = first + tl.arange(0, COLS)
-                    sums += tl.load(weight_ptr + c * weight_step, mask=c < n_cols, other=0.0).to(ACC)
+                    sums += tl.load(weight_ptr + c * weight_step, mask=c < n_cols, other=0.0).to(
+                        ACC
+                    )
                 spread = p * tl.sum(sums, 0) - w[None, :]
             else:
                 spread = p * n_cols - 1.0
@@ -374,4 +382,3 @@ def check_target(op: str, target: DeviceArray, classes: int, ignore_index: int) 
             got=int(bad.flat[0]),
             error=IndexBoundsError,
         )
-

@@ -14,10 +14,15 @@ from ..lang import jit, tl
 
 @jit
 def typed(x, like):
-    """``x`` as a tensor: literals in generated kernels arrive as plain numbers."""
-    if isinstance(x, tl.tensor):
-        return x
-    return tl.full((), x, like.dtype)
+    """``x`` as a block like ``like``: in generated kernels x may be a scalar or a literal number.
+
+    The interpreter would lose the dtype of a comparison of scalars that then meets a block.
+    """
+    if not isinstance(x, tl.tensor):
+        return tl.full(like.shape, x, like.dtype)
+    if isinstance(like, tl.tensor):
+        return tl.broadcast(x, like)[0]
+    return x
 
 
 @jit
@@ -102,7 +107,7 @@ def round_even(x):
 
 @jit
 def fmod(x, y):
-    """The remainder of x / y with the sign of x; exact for abs(x / y) < 2**78."""
+    """The remainder of x / y with the sign of x; exact for abs(x / y) < 2**78, else NaN."""
     a = tl.abs(x).to(tl.float64)
     b = tl.abs(y).to(tl.float64)
     b_high = high_half(b)
@@ -113,6 +118,7 @@ def fmod(x, y):
         rest = (rest - q * b_high) - q * b_low
     rest = tl.where(rest < 0, rest + b, rest)
     rest = tl.where(rest >= b, rest - b, rest)
+    rest = tl.where(rest < b, rest, float("nan"))
     rest = tl.where((b == float("inf")) & (a < float("inf")), a, rest)
     return copysign(rest.to(x.dtype), x)
 
@@ -203,8 +209,10 @@ def integer_power(x, y):
         result = tl.where((rest & 1) != 0, result * base, result)
         base = base * base
         rest = rest >> 1
-    unit = tl.where(x == 1, x, tl.where(x == -1, tl.where((y & 1) != 0, x, x * x), x * 0))
-    return tl.where(y < 0, unit, result)
+    if x.dtype.is_int_signed():
+        unit = tl.where(x == -1, tl.where((y & 1) != 0, x, x * x), x * 0)
+        result = tl.where(y < 0, tl.where(x == 1, x, unit), result)
+    return result
 
 
 # Hyperbolic functions and their inverses
@@ -240,7 +248,8 @@ def cosh(x):
 def asinh(x):
     """Inverse hyperbolic sine."""
     a = tl.abs(x)
-    small = tl.minimum(a, 1e8)  # above it the square is of no use and might overflow
+    # above 1e8 the square is of no use and might overflow
+    small = tl.minimum(a, 1e8, propagate_nan=tl.PropagateNan.ALL)
     square = small * small
     near = log1p(small + div_exact(square, 1 + sqrt_exact(square + 1)))
     return copysign(tl.where(a > 1e8, tl.log(a) + 0.6931471805599453, near), x)

@@ -319,7 +319,9 @@ def moments_kernel(
         cols = first + tl.arange(0, COLS)
         live = cols < stop
         mask = inside[:, None] & live[None, :]
-        x = tl.load(row_ptr + offset_of(cols, cn1, cn2, cs0, cs1, cs2)[None, :], mask=mask, other=0.0)
+        x = tl.load(
+            row_ptr + offset_of(cols, cn1, cn2, cs0, cs1, cs2)[None, :], mask=mask, other=0.0
+        )
         x = x.to(ACC)
         count += tl.where(live, 1.0, 0.0)
         delta = tl.where(mask, x - mean, 0.0)
@@ -438,9 +440,7 @@ def _flat(w: DeviceArray | None) -> DeviceArray | None:
     return w if w is None or w.is_contiguous() else packed(w, ())
 
 
-def _rows(
-    over: tuple[int, ...], *arrays: DeviceArray
-) -> tuple[Layout, tuple[DeviceArray, ...]]:
+def _rows(over: tuple[int, ...], *arrays: DeviceArray) -> tuple[Layout, tuple[DeviceArray, ...]]:
     """The layout of arrays whose columns are one evenly spaced axis; copies those where not so."""
     plan, arrays = layout(over, *arrays)
     if plan.col_sizes != (1, 1):

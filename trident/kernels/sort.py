@@ -70,24 +70,30 @@ def pack_kernel(
 
 
 @jit
+def exchange(keys, ROWS: tl.constexpr, TILE: tl.constexpr, STAGE: tl.constexpr, BIT: tl.constexpr):
+    """Order the pairs whose places differ in BIT: upwards, or downwards where bit STAGE is set."""
+    PAIRS: tl.constexpr = 1 << BIT
+    GROUPS: tl.constexpr = ROWS * TILE // (2 * PAIRS)
+    pairs = tl.permute(tl.reshape(keys, (GROUPS, 2, PAIRS)), (0, 2, 1))
+    a, b = tl.split(pairs)
+    swap = a > b
+    if TILE > 1 << STAGE:
+        down = tl.arange(0, GROUPS)[:, None] >> (STAGE - BIT - 1) & 1
+        swap = swap ^ (down == 1)
+    pairs = tl.join(tl.where(swap, b, a), tl.where(swap, a, b))
+    return tl.reshape(tl.permute(pairs, (0, 2, 1)), (ROWS, TILE))
+
+
+@jit
 def bitonic(keys, ROWS: tl.constexpr, TILE: tl.constexpr, LOG: tl.constexpr):
     """(ROWS, TILE = 2**LOG) keys with each row ascending.
 
-    After stage s, blocks of 2**s keys are sorted, upwards and downwards in turn; each step exchanges
-    pairs whose places differ in one bit. Source: Batcher, "Sorting networks and their applications".
+    After stage s, blocks of 2**s keys are sorted, upwards and downwards in turn.
+    Source: Batcher, "Sorting networks and their applications", 1968.
     """
     for stage in tl.static_range(1, LOG + 1):
         for step in tl.static_range(stage):
-            BIT: tl.constexpr = stage - 1 - step
-            GROUPS: tl.constexpr = ROWS * TILE >> (BIT + 1)
-            pairs = tl.permute(tl.reshape(keys, (GROUPS, 2, 1 << BIT)), (0, 2, 1))
-            a, b = tl.split(pairs)
-            swap = a > b
-            if stage < LOG:
-                down = (tl.arange(0, GROUPS)[:, None] >> (stage - BIT - 1)) & 1
-                swap = swap ^ (down == 1)
-            pairs = tl.join(tl.where(swap, b, a), tl.where(swap, a, b))
-            keys = tl.reshape(tl.permute(pairs, (0, 2, 1)), (ROWS, TILE))
+            keys = exchange(keys, ROWS, TILE, stage, stage - 1 - step)
     return keys
 
 

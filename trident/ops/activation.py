@@ -198,7 +198,7 @@ class gelu:
     @jit
     def triton(x, approximate: tl.constexpr):
         if approximate == "tanh":
-            return x * _sigmoid(x * (1.5957691216057308 + 0.07135481282553954 * (x * x)))
+            return x * _sigmoid(x * (1.5957691216057308 + 0.07135481627260025 * (x * x)))
         return x * (0.5 * _erfc(x * -_ROOT_HALF))
 
     def vjp(g, x, approximate):

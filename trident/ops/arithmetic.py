@@ -158,7 +158,7 @@ class div:
         return gx, -(gx * out)
 
 
-@elementwise(domain=(REALS, NONZERO))
+@elementwise(domain=(REALS, NONZERO), takes="number")
 class floor_divide:
     """floor(x / y): the quotient that belongs to ``remainder``. Integers divided by 0 raise.
 
@@ -168,10 +168,7 @@ class floor_divide:
 
     def numpy(x, y):
         check_divisor("floor_divide", x, y)
-        if is_integral(x, y):
-            return np.floor_divide(x, y)
-        # numpy gives NaN for inf // y; the quotient itself is wanted where y is 0 or x infinite
-        return np.where(np.isinf(x) | np.equal(y, 0), np.divide(x, y), np.floor_divide(x, y))
+        return np.floor_divide(x, y)
 
     @jit
     def triton(x, y):
@@ -185,7 +182,8 @@ class floor_divide:
             down = tl.floor(whole)
             down = tl.where(whole - down > 0.5, down + 1, down)
             down = tl.where(down == 0, _copysign(down, quotient), down)
-            return tl.where((y == 0) | (tl.abs(x) == float("inf")), quotient, down)
+            overflow = (tl.abs(quotient) == float("inf")) & (tl.abs(x) < float("inf"))
+            return tl.where((y == 0) | overflow, quotient, down)
         quotient = x // y
         return tl.where((x - quotient * y != 0) & ((x < 0) != (y < 0)), quotient - 1, quotient)
 
@@ -193,7 +191,7 @@ class floor_divide:
         return zero(g), zero(g)
 
 
-@elementwise(domain=(REALS, NONZERO), method=False)
+@elementwise(domain=(REALS, NONZERO), method=False, takes="number")
 class trunc_divide:
     """x / y rounded towards zero: ``div(x, y, rounding_mode="trunc")``.
 
@@ -219,7 +217,7 @@ class trunc_divide:
         return zero(g), zero(g)
 
 
-@elementwise(domain=(REALS, NONZERO))
+@elementwise(domain=(REALS, NONZERO), takes="number")
 class remainder:
     """x - y * floor(x / y): the sign is the divisor's, as in Python. Integers modulo 0 raise.
 
@@ -246,7 +244,7 @@ class remainder:
         return g, -(g * floor_divide(x, y))
 
 
-@elementwise(domain=(REALS, NONZERO))
+@elementwise(domain=(REALS, NONZERO), takes="number")
 class fmod:
     """x - y * trunc(x / y): the sign is the dividend's, as in C. Integers modulo 0 raise.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.device_math import typed
 from ..lang import jit, tl
 from .arithmetic import abs
 from .registry import Interval, composite, elementwise, ops
@@ -220,6 +221,8 @@ class logical_and:
 
     @jit
     def triton(x, y):
+        x = typed(x, y)
+        y = typed(y, x)
         return (x != 0) & (y != 0)
 
 
@@ -236,6 +239,8 @@ class logical_or:
 
     @jit
     def triton(x, y):
+        x = typed(x, y)
+        y = typed(y, x)
         return (x != 0) | (y != 0)
 
 
@@ -252,6 +257,8 @@ class logical_xor:
 
     @jit
     def triton(x, y):
+        x = typed(x, y)
+        y = typed(y, x)
         return (x != 0) ^ (y != 0)
 
 
@@ -349,6 +356,8 @@ class bitwise_left_shift:
     """
 
     def numpy(x, y):
+        if np.result_type(x, y) == np.bool_:  # one bit wide
+            return x & ~y
         return np.left_shift(x, y)
 
     @jit
@@ -367,6 +376,8 @@ class bitwise_right_shift:
     """
 
     def numpy(x, y):
+        if np.result_type(x, y) == np.bool_:  # one bit wide
+            return x & ~y
         return np.right_shift(x, y)
 
     @jit

@@ -260,7 +260,7 @@ class xlogy:
     """
 
     def numpy(x, y):
-        return np.where(np.equal(x, 0) & ~np.isnan(y), 0 * np.asarray(x), x * np.log(y))
+        return np.where(np.equal(x, 0) & ~np.isnan(y), 0.0, x * np.log(y))
 
     @jit
     def triton(x, y):

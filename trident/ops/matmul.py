@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import shapes
-from ..errors import DTypeError, wrong
+from ..errors import DTypeError, ShapeError, wrong
 from ..kernels import matmul as kernels
 from .registry import FUNCTIONS, REGISTRY, Elementwise, Spec, composite, ops, primitive
 
@@ -45,7 +45,14 @@ def product_shape(op: str, a: Shape, b: Shape) -> Shape:
     k = b[0] if len(b) == 1 else b[-2]
     if a[-1] != k:
         raise wrong(op, f"inner sizes must agree; {tuple(a)} @ {tuple(b)}: {a[-1]} != {k}")
-    batch = shapes.broadcast(op, a[:-2], b[:-2])
+    try:
+        batch = shapes.broadcast(op, a[:-2], b[:-2])
+    except ShapeError:
+        raise wrong(
+            op,
+            f"batch axes must be equal or 1; {tuple(a)} @ {tuple(b)}: {tuple(a[:-2])} and "
+            f"{tuple(b[:-2])} do not broadcast",
+        ) from None
     return batch + a[-2:-1] + (b[-1:] if len(b) > 1 else ())
 
 
@@ -232,7 +239,7 @@ def _need_ndim(op: str, **operands: tuple[Tensor, int]) -> None:
         if x.ndim != ndim:
             raise wrong(
                 op, f"{name} must have {ndim} ax{'is' if ndim == 1 else 'es'}", got=tuple(x.shape),
-                hint="matmul takes any number of axes",
+                hint="use matmul for any number of axes",
             )  # fmt: skip
 
 
@@ -258,7 +265,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     if input.shape[0] != mat2.shape[0]:
         raise wrong(
             "bmm", "both operands must have one batch size",
-            got=f"{tuple(input.shape)} and {tuple(mat2.shape)}", hint="matmul broadcasts it",
+            got=f"{tuple(input.shape)} and {tuple(mat2.shape)}", hint="use matmul to broadcast it",
         )  # fmt: skip
     return ops.matmul(input, mat2)
 

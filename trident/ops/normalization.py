@@ -115,8 +115,10 @@ def layer_norm(
     tensor([[-1.,  1.]])
     """
     wanted = _normalized_axes("layer_norm", x, normalized_shape)
-    what = f"the last axes of x {tuple(x.shape)}" if len(wanted) > 1 else (
-        f"the last axis of x {tuple(x.shape)}"
+    what = (
+        f"the last axes of x {tuple(x.shape)}"
+        if len(wanted) > 1
+        else (f"the last axis of x {tuple(x.shape)}")
     )
     _parameter("layer_norm", "weight", weight, wanted, what)
     _parameter("layer_norm", "bias", bias, wanted, what)
@@ -209,7 +211,9 @@ def group_norm(
     """
     _check_channels("group_norm", x, weight, bias)
     if num_groups < 1 or x.shape[1] % num_groups:
-        raise wrong("group_norm", f"num_groups must divide the {x.shape[1]} channels", got=num_groups)
+        raise wrong(
+            "group_norm", f"num_groups must divide the {x.shape[1]} channels", got=num_groups
+        )
     return group_norm_channels(x, weight, bias, num_groups=num_groups, eps=eps)
 
 
@@ -406,15 +410,19 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise wrong(
-                "batch_norm", "evaluation needs running_mean and running_var", error=ValueError,
+                "batch_norm",
+                "evaluation needs running_mean and running_var",
+                error=ValueError,
                 hint="give both, or training=True to use the batch's own",
             )
         return _evaluated(x, running_mean, running_var, weight, bias, eps)
     n = shapes.numel(x.shape) // max(x.shape[1], 1)
     if n == 1:
         raise wrong(
-            "batch_norm", "training needs more than one value per channel",
-            got=f"x of shape {tuple(x.shape)}", error=ValueError,
+            "batch_norm",
+            "training needs more than one value per channel",
+            got=f"x of shape {tuple(x.shape)}",
+            error=ValueError,
         )
     out, mean, var, _ = batch_norm_train(x, weight, bias, eps=eps)
     _move(running_mean, mean, momentum, 1.0)
@@ -425,8 +433,7 @@ def batch_norm(
 def _move(running: Any, batch: Any, momentum: float, factor: float) -> None:
     """running += momentum (factor batch - running), in place and not recorded."""
     if running is not None:
-        batch = ops.detach(batch)
-        ops.assign_(running, running * (1.0 - momentum) + batch * (momentum * factor))
+        running.copy_(running * (1.0 - momentum) + batch.detach() * (momentum * factor))
 
 
 def _evaluated(x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
@@ -462,12 +469,14 @@ def instance_norm(
         return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     if shapes.numel(x.shape[2:]) == 1:
         raise wrong(
-            "instance_norm", "needs more than one spatial element",
-            got=f"x of shape {tuple(x.shape)}", error=ValueError,
+            "instance_norm",
+            "needs more than one spatial element",
+            got=f"x of shape {tuple(x.shape)}",
+            error=ValueError,
         )
     if running_mean is not None or running_var is not None:
         over = tuple(range(2, x.ndim))
-        var, mean = ops.var_mean(ops.detach(x), over)
+        var, mean = ops.var_mean(x.detach(), over)
         _move(running_mean, ops.mean(mean, 0), momentum, 1.0)
         _move(running_var, ops.mean(var, 0), momentum, 1.0)
     return group_norm_channels(x, weight, bias, num_groups=x.shape[1], eps=eps)

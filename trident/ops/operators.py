@@ -36,14 +36,14 @@ def _binary(name: str, reflected: bool) -> Callable:
     attrs = op.defaults
 
     def forward(self: Any, other: Any) -> Any:
-        if not (hasattr(other, "_apply") or isinstance(other, _NUMBERS) or hasattr(other, "dtype")):
-            return NotImplemented
-        return self._apply(op, (self, other), attrs)
+        if hasattr(other, "_apply") or isinstance(other, _NUMBERS) or hasattr(other, "dtype"):
+            return self._apply(op, (self, other), attrs)
+        return NotImplemented
 
     def backward(self: Any, other: Any) -> Any:
-        if not (isinstance(other, _NUMBERS) or hasattr(other, "dtype")):
-            return NotImplemented
-        return self._apply(op, (other, self), attrs)
+        if isinstance(other, _NUMBERS) or hasattr(other, "dtype"):
+            return self._apply(op, (other, self), attrs)
+        return NotImplemented
 
     return backward if reflected else forward
 
@@ -73,6 +73,10 @@ _REFLECTED = {
 }
 _COMPARISONS = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
 _UNARY = {"neg": "neg", "abs": "abs", "invert": "bitwise_not"}
+
+
+BINARY = {f"__{dunder}__": name for dunder, name in (_REFLECTED | _COMPARISONS).items()}
+"""The op behind each binary operator, left operand first."""
 
 
 def install() -> None:

@@ -88,22 +88,37 @@ def _max_along(
     """
     shape = x.shape[:axis] + (w.out,) + x.shape[axis + 1 :]
     found, covered = taps(w)
-    out = np.empty(shape, x.dtype) if covered else np.full(shape, _lowest(x.dtype), x.dtype)
-    chosen = np.empty(shape, code) if covered else np.zeros(shape, code)
-    for k, windows, source, first in found:
-        windows, source = _at(axis, x.ndim, windows), _at(axis, x.ndim, source)
-        value, best = x[source], out[windows]
-        number = code(k * inner) if which is None else which[source] + code(k * inner)
-        if first:
-            best[...] = value
-            chosen[windows] = number
-            continue
+
+    def tap(k: int, source: slice) -> tuple[np.ndarray, Any]:
+        at, number = _at(axis, x.ndim, source), code(k * inner)
+        return x[at], number if which is None else which[at] + number
+
+    def beats(value: np.ndarray, best: np.ndarray, number: Any) -> np.ndarray:
         better = np.greater(value, best)
         if nan:
             better |= value != value
-        np.maximum(best, value, out=best)
-        codes = np.multiply(better.view(np.uint8), number, dtype=code)
-        np.maximum(chosen[windows], codes, out=chosen[windows])
+        return np.multiply(better.view(np.uint8), number, dtype=code)
+
+    if len(found) > 1 and found[0][1] == found[1][1] == slice(0, w.out):  # the usual case, no copy
+        (first, number), (value, later) = (tap(k, source) for k, _, source, _ in found[:2])
+        out, chosen = np.maximum(first, value), beats(value, first, later)
+        if which is not None:
+            np.maximum(chosen, number, out=chosen)
+        found = found[2:]
+    elif covered:
+        out, chosen = np.empty(shape, x.dtype), np.empty(shape, code)
+    else:
+        out, chosen = np.full(shape, _lowest(x.dtype), x.dtype), np.zeros(shape, code)
+    for k, windows, source, begins in found:
+        at = _at(axis, x.ndim, windows)
+        value, number = tap(k, source)
+        best, codes = out[at], chosen[at]
+        if begins:
+            best[...] = value
+            codes[...] = number
+        else:
+            np.maximum(codes, beats(value, best, number), out=codes)
+            np.maximum(best, value, out=best)
     return out, chosen
 
 
@@ -446,14 +461,14 @@ def fixed_windows(
                 f"with dilation {d} spans, {span // 2}, along axis {axis}", got=p,
                 hint="pad the input itself with trident.nn.functional.pad",
             )  # fmt: skip
-        if span > n + 2 * p:
+        out = (n + 2 * p - span + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (out - 1) * s >= n + p:  # the last window must begin within the input
+            out -= 1
+        if out < 1:
             raise wrong(
                 op, f"the window spans {span} positions along axis {axis}, the input has "
                 f"{n} + 2 * {p} of padding", hint="use a smaller kernel_size or more padding",
             )  # fmt: skip
-        out = (n + 2 * p - span + (s - 1 if ceil_mode else 0)) // s + 1
-        if ceil_mode and (out - 1) * s >= n + p:  # the last window must begin within the input
-            out -= 1
         found.append(Window(n, out, k, s, p, d))
     return tuple(found)
 

@@ -137,10 +137,10 @@ def _negative_power() -> Exception:
 
 @composite
 def pow(input: Any, exponent: Any) -> Any:
-    """input ** exponent, as C's pow: 0 ** 0 is 1, a negative base needs a whole exponent (else NaN).
+    """input ** exponent: 0 ** 0 is 1; a negative base gives NaN unless the exponent is whole.
 
-    The exponents 2, 3, 0.5, -0.5 and -1 are done by products and roots. Integers to a negative integer
-    power raise DTypeError.
+    The exponents 2, 3, 0.5, -0.5 and -1 are done by products and roots. Integers to a negative
+    integer power raise DTypeError.
 
     >>> trident.pow(trident.tensor([1.0, 2.0]), 3)
     tensor([1., 8.])

@@ -160,6 +160,7 @@ class Elementwise(Op):
         self.takes: str = options.pop("takes", "all")
         self.method = options.pop("method", True)
         self.trace_cache: dict = {}
+        self.rules: list[Any] = [None, None, None, None]
         self.fast = self.takes != "int" and not self.untyped
         if options:
             raise TypeError(f"elementwise {self.name}: unknown options {sorted(options)}")

@@ -14,7 +14,7 @@ from ..kernels.device_math import atan as _atan
 from ..kernels.device_math import atan2 as _atan2
 from ..kernels.device_math import atanh as _atanh
 from ..kernels.device_math import cosh as _cosh
-from ..kernels.device_math import div_exact
+from ..kernels.device_math import div_exact, typed
 from ..kernels.device_math import sinh as _sinh
 from ..kernels.device_math import tanh as _tanh
 from ..lang import jit, tl

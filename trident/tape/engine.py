@@ -19,7 +19,7 @@ from ..backends.numpy import quiet_reset, quiet_set
 from ..errors import AutogradError, ShapeError
 from . import anomaly, node
 from .grad_mode import _enabled
-from .node import Node, Slot, fit
+from .node import ElementwiseNode, Node, Slot, fit
 
 _FREED = (
     "backward: the graph was walked before and its saved tensors are freed; call "
@@ -42,18 +42,20 @@ def walk(
     result: dict[int, Any] = {}
     grad_token, quiet_token = _enabled.set(graph), quiet_set()
     push, pop = heapq.heappush, heapq.heappop
+    watch = anomaly._mode.get()
     try:
         for edge, g in roots:
             _deposit(edge, g, heap, pending, leaves, graph)
         while heap:
             current = pop(heap)[1]
             g = pending.pop(current.seq)
-            if current.prehooks or current.retain:
+            if current.prehooks is not None or current.retain is not None:
                 g = _before(current, g, graph)
-            if stops and id(current) in stops:
-                result[id(current)] = g
-            if reach is not None and id(current) not in reach:
-                continue
+            if reach is not None:
+                if id(current) in stops:
+                    result[id(current)] = g
+                if id(current) not in reach:
+                    continue
             if current.__class__ is Slot:
                 parent: Any = current.parent  # type: ignore[attr-defined]
                 if parent.seq not in pending:
@@ -71,21 +73,23 @@ def walk(
                 if current.line:
                     error.add_note(f"forward call of {current.name()}:\n{current.line}")
                 raise
-            if current.hooks:
+            if current.hooks is not None:
                 grads = _after(current, grads, g, graph)
-            if anomaly._mode.get():
+            if watch:
                 _check_nan(current, grads, graph)
+            edges = current.edges
+            edge = gi = None
             if not keep:
                 current.release()
-            for edge, gi in zip(current.edges, grads):
+            for edge, gi in zip(edges, grads):
                 if edge is None or gi is None:
                     continue
-                if isinstance(edge, Node):
+                if edge.__class__ is ElementwiseNode or isinstance(edge, Node):
                     if reach is not None and id(edge) not in reach and id(edge) not in stops:
                         continue
-                    if edge._shape is not None and (
-                        gi.shape != edge._shape or gi.dtype != edge._dtype or graph
-                    ):
+                    if (
+                        gi.shape != edge._shape or graph or gi.dtype is not edge._dtype
+                    ) and edge._shape is not None:
                         gi = fit(gi, edge._shape, edge._dtype, graph)
                     seq = edge.seq
                     if seq in pending:
@@ -93,18 +97,17 @@ def walk(
                     else:
                         pending[seq] = gi
                         push(heap, (-seq, edge))
+                    continue
+                data = edge._data
+                if gi.shape != data.shape or graph or gi.dtype is not data.dtype:
+                    gi = fit(gi, data.shape, data.dtype, graph)
+                leaf = leaves.get(id(edge))
+                if leaf is None:
+                    leaves[id(edge)] = [edge, gi]
                 else:
-                    data = edge._data
-                    if gi.shape != data.shape or gi.dtype != data.dtype or graph:
-                        gi = fit(gi, data.shape, data.dtype, graph)
-                    key = id(edge)
-                    if key in leaves:
-                        leaves[key][1] = _sum(leaves[key][1], gi, graph)
-                    else:
-                        leaves[key] = [edge, gi]
+                    leaf[1] = _sum(leaf[1], gi, graph)
             # drop the references of this step, so that memory is freed as the walk goes
-            del grads, g
-            gi = None
+            del grads, g, edges, edge, gi
     finally:
         quiet_reset(quiet_token)
         _enabled.reset(grad_token)
@@ -135,7 +138,8 @@ def _sum(a: Any, b: Any, graph: bool) -> Any:
     if graph:
         return a + b
     if a.__class__ is np.ndarray:
-        return np.asarray(a + b)
+        total = a + b
+        return total if total.__class__ is np.ndarray else np.asarray(total)
     return backends.of(a).add(a, b)
 
 

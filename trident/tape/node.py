@@ -170,7 +170,7 @@ class Slot(Node):
 class Rule:
     """A gradient rule of an elementwise op, traced once per set of wanted gradients."""
 
-    __slots__ = ("function", "uses", "uses_out")
+    __slots__ = ("function", "run", "uses", "uses_out")
 
     def __init__(self, op: Elementwise, mask: tuple, attrs: dict[str, Any], backend: Any) -> None:
         graph = trace_rule(op, mask, attrs)
@@ -178,6 +178,7 @@ class Rule:
         bindings = {name: f"a[{i}]" for i, name in enumerate(op.operands)}
         bindings |= {"g": "g", "out": "out"}
         self.function = backend.rule_function(graph, bindings)
+        self.run = backend.run_rule
         self.uses = tuple(i for i, name in enumerate(op.operands) if name in live)
         self.uses_out = "out" in live
 
@@ -199,7 +200,9 @@ def trace_rule(op: Elementwise, mask: tuple, attrs: dict[str, Any]) -> Graph:
     return graph
 
 
-def _rule(op: Elementwise, mask: tuple, attrs: dict[str, Any], backend: Any) -> Rule:
+def find_rule(op: Elementwise, edges: tuple, attrs: dict[str, Any], backend: Any) -> Rule:
+    """The rule for the gradients that ``edges`` want, traced at first use."""
+    mask = tuple([e is not None for e in edges])
     key = (backend, mask, *attrs.values()) if attrs else (backend, mask)
     rule = op.trace_cache.get(key)
     if rule is None:
@@ -222,11 +225,15 @@ class ElementwiseNode(Node):
         if op.saves_operands:
             self.args = args
             self.arrays = arrays
-            self.versions = saved_versions(args)
+            for t in args:
+                if getattr(t, "_version", None) is not None:
+                    self.versions = saved_versions(args)
+                    break
         if anomaly._mode.get():
             self.line = anomaly.user_line()
 
     arrays: Any = None
+    rule: Rule | None = None
     versions: tuple | None = None
     out_version: Version | None = None
     out_n = 0
@@ -238,18 +245,21 @@ class ElementwiseNode(Node):
 
     def pull(self, g: Any, graph: bool) -> tuple:
         op = self.op
-        mask = tuple([e is not None for e in self.edges])
-        backend = backends.of(g._data if graph else g)
-        rule = _rule(op, mask, self.attrs, backend)
-        for i in rule.uses:
-            t = self.args[i]
-            v = getattr(t, "_version", None)
-            if v is not None and v.n != (self.versions[i] if self.versions else 0):
-                self.overwritten(f"operand {op.operands[i]}", t._data.shape, v)
+        rule = self.rule
+        if rule is None or graph:
+            backend = backends.of(g._data if graph else g)
+            rule = find_rule(op, self.edges, self.attrs, backend)
+        if rule.uses:
+            args, versions = self.args, self.versions
+            for i in rule.uses:
+                t = args[i]
+                v = getattr(t, "_version", None)
+                if v is not None and v.n != (versions[i] if versions else 0):
+                    self.overwritten(f"operand {op.operands[i]}", t._data.shape, v)
         if rule.uses_out and self.out_version is not None and self.out_version.n != self.out_n:
             self.overwritten("the output", self._shape, self.out_version)
         if not graph:
-            return backend.run_rule(rule.function, g, self.arrays, self.out)
+            return rule.run(rule.function, g, self.arrays, self.out)
         values: dict[str, Any] = {"g": g}
         for name in op.vjp_names:
             if name in op.operands:
