@@ -473,10 +473,8 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple:
     if indexing not in ("ij", "xy"):
         raise wrong("meshgrid", "indexing must be 'ij' or 'xy'", got=indexing)
     if indexing == "xy" and len(items) > 1:
-        swapped = meshgrid(items[1], items[0], *items[2:])
-        return tuple(
-            ops.transpose(g, 0, 1) for g in (swapped[1], swapped[0], *swapped[2:])
-        )
+        second, first, *rest = meshgrid(items[1], items[0], *items[2:])
+        return (first, second, *rest)
     shape = tuple(t.numel() for t in items)
     return tuple(
         ops.expand(t.reshape(*[-1 if i == k else 1 for i in range(len(items))]), shape=shape)

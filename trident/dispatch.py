@@ -200,31 +200,37 @@ def _check_history(op: Op, args: tuple) -> None:
 
 def _finish(op: Op, args: tuple, attrs: dict[str, Any], data: Any) -> Any:
     """Wrap the result of a primitive and record it."""
-    tracked = False
-    if op.vjp is not None and _enabled.get():
+    if data.__class__ is tuple:
+        return _finish_several(op, args, attrs, data)
+    out = _new(Tensor)
+    out._data = data
+    if op.vjp is not None:
         for a in args:
             if isinstance(a, Tensor) and a._requires_grad:
-                tracked = True
-                if a._version is not None:
+                if _enabled.get():
                     _check_history(op, args)
-    if data.__class__ is tuple:
-        outs = tuple(_wrap(d) for d in data)
-        if tracked:
-            node = RuleNode(op, args, attrs, rule_edges(args), data)
-            node.n_outputs = len(outs)
-            _save_outputs(op, node, data, outs)
-            for i, o in enumerate(outs):
-                if o.is_floating_point():
-                    o._node = Slot(node, i, data[i])
-                    o._requires_grad = True
-        return outs
-    out = _wrap(data)
-    if tracked:
-        node = RuleNode(op, args, attrs, rule_edges(args), data)
-        _save_outputs(op, node, data, (out,))
-        out._node = node
-        out._requires_grad = True
+                    node = RuleNode(op, args, attrs, rule_edges(args), data)
+                    _save_outputs(op, node, data, (out,))
+                    out._node = node
+                    out._requires_grad = True
+                break
     return out
+
+
+def _finish_several(op: Op, args: tuple, attrs: dict[str, Any], data: tuple) -> tuple:
+    """As ``_finish``, for an op with several outputs: each floating one gets a slot."""
+    outs = tuple(_wrap(d) for d in data)
+    edges = rule_edges(args)
+    if op.vjp is not None and edges.count(None) != len(edges) and _enabled.get():
+        _check_history(op, args)
+        node = RuleNode(op, args, attrs, edges, data)
+        node.n_outputs = len(outs)
+        _save_outputs(op, node, data, outs)
+        for i, o in enumerate(outs):
+            if o.is_floating_point():
+                o._node = Slot(node, i, data[i])
+                o._requires_grad = True
+    return outs
 
 
 def _save_outputs(op: Op, node: RuleNode, data: Any, outs: tuple) -> None:
@@ -241,19 +247,23 @@ def _wrap(data: Any) -> Tensor:
 
 
 def _primitive(op: Any, args: tuple, attrs: dict[str, Any]) -> Any:
-    arrays = [
-        a._data if isinstance(a, Tensor) else None if a is None else _operand(op, a) for a in args
-    ]
-    for a in arrays:
-        if a.__class__ is DeviceArray:
-            arrays = _same_device(op, arrays)
-            data = backend_of(a).primitive(op, tuple(arrays), attrs)
-            break
-        if hasattr(a, "_apply"):
-            return a._apply(op, args, attrs)
-    else:
-        data = cpu.primitive(op, tuple(arrays), attrs)
-    return _finish(op, args, attrs, data)
+    arrays = []
+    on_host = True
+    for a in args:
+        if isinstance(a, Tensor):
+            a = a._data
+            if a.__class__ is not _ndarray:
+                on_host = False
+        elif a is not None:
+            a = _operand(op, a)
+            if hasattr(a, "_apply"):
+                return a._apply(op, args, attrs)
+        arrays.append(a)
+    if on_host:
+        return _finish(op, args, attrs, cpu.primitive(op, arrays, attrs))
+    arrays = _same_device(op, arrays)
+    device_array = next(a for a in arrays if a.__class__ is DeviceArray)
+    return _finish(op, args, attrs, backend_of(device_array).primitive(op, tuple(arrays), attrs))
 
 
 def _view(op: Any, args: tuple, attrs: dict[str, Any]) -> Tensor:
@@ -267,7 +277,7 @@ def _view(op: Any, args: tuple, attrs: dict[str, Any]) -> Tensor:
         op.infer(Spec(source.shape, x.dtype), **attrs)
         raise
     out: Tensor = _finish(op, args, attrs, data)
-    if shares(source, data):
+    if not op.may_copy or shares(source, data):
         if x._version is None:
             x._version = Version()
             x._seen = 0
@@ -395,12 +405,41 @@ def update(name: str, target: Tensor, op_function: Any, args: tuple, kwargs: dic
     ``args`` are the operands after ``target``.
     """
     check_writable(name, target, args)
+    ufunc = _UFUNCS.get(name)
+    if ufunc is not None and len(args) == 1 and not kwargs and _updated(ufunc, target, args[0]):
+        return rebind(name, target, target)
     if target._version is None:  # what the op saves of `before` must see the write
         target._version = Version()
         target._seen = 0
     before = shallow(target)
     result = op_function(before, *args, **kwargs)
     return write(name, target, result, before)
+
+
+_UFUNCS = {"add_": np.add, "sub_": np.subtract, "mul_": np.multiply, "div_": np.true_divide}
+
+
+def _updated(ufunc: np.ufunc, target: Tensor, other: Any) -> bool:
+    """Do ``target op= other`` in one pass where nothing is recorded and no promotion is needed."""
+    a = target._data
+    b = other._data if isinstance(other, Tensor) else other
+    if a.__class__ is not _ndarray or not (a.dtype is _F32 or a.dtype is _F64):
+        return False
+    if b.__class__ is _ndarray:
+        if b.dtype is not a.dtype or (b.ndim and b.shape != a.shape):
+            return False
+    elif b.__class__ is not float and b.__class__ is not int:
+        return False
+    if _enabled.get() and (
+        target._requires_grad or (isinstance(other, Tensor) and other._requires_grad)
+    ):
+        return False
+    token = _quiet_set()
+    try:
+        ufunc(a, b, out=a)
+    finally:
+        _quiet_reset(token)
+    return True
 
 
 def shallow(t: Tensor) -> Tensor:
@@ -464,7 +503,9 @@ def rebind(name: str, target: Tensor, result: Tensor) -> Tensor:
     version = target._version
     version.bump(name)
     target._seen = version.n
-    if _enabled.get() and (result._requires_grad or target._requires_grad):
+    if result is not target and _enabled.get() and (
+        result._requires_grad or target._requires_grad
+    ):
         node: Node | None = result._node
         if isinstance(node, ElementwiseNode) and node.out is not None:
             node.save_out(target._data, version)

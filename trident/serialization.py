@@ -1,11 +1,9 @@
-"""``save`` and ``load``: tensors in a safetensors file, the structure around them as JSON beside them.
+"""``save`` and ``load``: tensors in a safetensors file, the structure around them as JSON beside
+them.
 
 A ``{name: tensor}`` dict gives an ordinary safetensors file. Any other nest of dicts, lists, tuples
-and plain values gives one too: its tensors are named by their place ("optimizer.state.0.exp_avg") and
-the nest is JSON in the file's metadata. Nothing in a file is ever run.
-
-Source: the format (u64 header length, JSON header, bytes) is specified at
-github.com/huggingface/safetensors.
+and plain values gives one too: its tensors are named by their place ("optimizer.state.0.exp_avg")
+and the nest is JSON in the file's metadata. Nothing in a file is ever run.
 """
 
 from __future__ import annotations
@@ -17,9 +15,7 @@ import math
 import os
 import secrets
 import shutil
-import struct
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -29,34 +25,16 @@ import trident
 
 from . import dtypes, torch_checkpoint
 from .errors import wrong
-from .shapes import Size, numel
+from .safetensors_file import CODES, read_safetensors, write_safetensors
+from .shapes import Size
 from .unpickle import FormatError
 
-_NAMES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "U8": np.uint8,
-    "I8": np.int8,
-    "U16": np.uint16,
-    "I16": np.int16,
-    "U32": np.uint32,
-    "I32": np.int32,
-    "U64": np.uint64,
-    "I64": np.int64,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F32": np.float32,
-    "F64": np.float64,
-}
-_CODES = {np.dtype(d): name for name, d in _NAMES.items()}
 _WIDER = {  # dtypes that tensors do not have, and one that holds all their values
     np.dtype(np.uint16): np.int32,
     np.dtype(np.uint32): np.int64,
     np.dtype(ml_dtypes.float8_e4m3fn): np.float16,
     np.dtype(ml_dtypes.float8_e5m2): np.float16,
 }
-_MAX_HEADER = 100_000_000  # bytes; the limit of the specification
 _STRUCTURE = "trident.structure"
 
 Path = str | os.PathLike[str]
@@ -65,12 +43,12 @@ Path = str | os.PathLike[str]
 def save(obj: Any, f: Path | BinaryIO) -> None:
     """Write ``obj`` to a path or a binary file object, in the safetensors format.
 
-    ``obj``: a tensor, ndarray, None, bool, int, float, str, dtype, device, or any nest of dicts, lists
-    and tuples of them (dict keys: str, int, float, bool, None, tuples of these). A file appears whole
-    or not at all: it is written beside its place, synced and renamed, so a failure leaves the old one.
-    A tensor that occurs twice is stored once, and is one tensor again after ``load``; only a plain
-    ``{name: tensor}`` dict stores every name in full, for other tools to read. Raises TypeError, with
-    the place in the nest, for what it cannot store.
+    ``obj``: a tensor, ndarray, None, bool, int, float, str, dtype, device, or any nest of dicts,
+    lists and tuples of them (dict keys: str, int, float, bool, None, tuples of these). A file
+    appears whole or not at all: it is written beside its place, synced and renamed, so a failure
+    leaves the old one. A tensor that occurs twice is stored once, and is one tensor again after
+    ``load``; only a plain ``{name: tensor}`` dict stores every name in full, for other tools to
+    read. Raises TypeError, with the place in the nest, for what it cannot store.
 
     >>> import io
     >>> f = io.BytesIO()
@@ -102,10 +80,11 @@ def load(f: Path | BinaryIO, map_location: Any = None, weights_only: bool = True
     """Read what ``save`` wrote, any safetensors file, or a torch ``.pt`` file (without torch).
 
     ``map_location``: where the tensors go: a device or its name, a dict ``{"cpu": device}``, or a
-    function ``(tensor, "cpu") -> tensor``; None leaves them on the CPU, whatever they were saved from.
-    ``weights_only`` is accepted and changes nothing: no file can make ``load`` run code. dtypes that
-    tensors do not have are widened without loss (float8 to float16, uint16 to int32, uint32 to int64).
-    Raises FormatError (a RuntimeError) for damaged and unknown files, with what is wrong.
+    function ``(tensor, "cpu") -> tensor``; None leaves them on the CPU, whatever they were saved
+    from. ``weights_only`` is accepted and changes nothing: no file can make ``load`` run code.
+    dtypes that tensors do not have are widened without loss (float8 to float16, uint16 to int32,
+    uint32 to int64). Raises FormatError (a RuntimeError) for damaged and unknown files, with what
+    is wrong.
     """
     place = _placer(map_location)
 
@@ -136,112 +115,6 @@ def load(f: Path | BinaryIO, map_location: Any = None, weights_only: bool = True
         ) from error
 
 
-# ---- the file format, on numpy arrays -----------------------------------------------------------
-
-
-def write_safetensors(
-    file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write named arrays of any strides in the safetensors format."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    for name, a in arrays.items():
-        if a.dtype.newbyteorder("=") not in _CODES:
-            raise wrong("save", f"{name!r} has dtype {a.dtype}, which a file cannot hold", error=TypeError)
-        code = _CODES[a.dtype.newbyteorder("=")]
-        header[name] = {"dtype": code, "shape": list(a.shape), "data_offsets": [0, 0]}
-    order = sorted(arrays, key=lambda name: -arrays[name].itemsize)  # keeps every array aligned
-    offset = 0
-    for name in order:
-        header[name]["data_offsets"] = [offset, offset + arrays[name].nbytes]
-        offset += arrays[name].nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
-    for name in order:
-        a = arrays[name]
-        if a.size:
-            if a.dtype.byteorder == ">" or (sys.byteorder == "big" and a.dtype.byteorder == "="):
-                a = a.byteswap()
-            file.write(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
-
-
-def read_safetensors(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays, in the header's order, and the metadata of a safetensors file. Raises FormatError."""
-    start = file.tell()
-    size = file.seek(0, io.SEEK_END) - start
-    file.seek(start)
-    if size < 8:
-        raise FormatError(f"load: the file is cut off: it has {size} bytes, less than a header")
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > min(size - 8, _MAX_HEADER):
-        raise FormatError(
-            f"load: the file is cut off or no safetensors file: its header should have {length} bytes, "
-            f"{size - 8} are there"
-        )
-    try:
-        header = json.loads(file.read(length), object_pairs_hook=_unique)
-        metadata = header.pop("__metadata__", None) or {}
-        entries = {name: _entry(name, e, size - 8 - length) for name, e in header.items()}
-    except (ValueError, AttributeError, UnicodeDecodeError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"load: the header of the safetensors file is damaged ({error})") from error
-    arrays, end = {}, 0
-    for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda e: e[1][2:]):
-        if begin != end:
-            raise FormatError(f"load: tensor {name!r} overlaps another or leaves a gap; the file is damaged")
-        arrays[name] = _read_array(file, name, dtype, shape, stop - begin)
-        end = stop
-    return {name: arrays[name] for name in entries}, metadata
-
-
-def _entry(name: str, entry: Any, available: int) -> tuple[np.dtype, tuple, int, int]:
-    """The checked (dtype, shape, begin, end) of a header entry."""
-    try:
-        code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-            raise ValueError("sizes must be integers >= 0")
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"load: the header entry of tensor {name!r} is damaged ({error})") from error
-    if code not in _NAMES:
-        raise FormatError(f"load: tensor {name!r} has the unknown dtype {code!r}")
-    dtype = np.dtype(_NAMES[code])
-    if end - begin != numel(shape) * dtype.itemsize:
-        raise FormatError(
-            f"load: tensor {name!r} of shape {shape} and dtype {code} must have "
-            f"{numel(shape) * dtype.itemsize} bytes; got {end - begin}"
-        )
-    if end > available:
-        raise FormatError(
-            f"load: the file is cut off: tensor {name!r} ends at byte {end} of the values, "
-            f"{available} are there"
-        )
-    return dtype, shape, begin, end
-
-
-def _read_array(file: BinaryIO, name: str, dtype: np.dtype, shape: tuple, n: int) -> np.ndarray:
-    raw = np.empty(n, np.uint8)
-    if hasattr(file, "readinto"):
-        got = file.readinto(raw.data) if n else 0
-    else:
-        part = file.read(n)
-        got = len(part)
-        raw[:got] = np.frombuffer(part, np.uint8)
-    if got != n:
-        raise FormatError(f"load: the file is cut off within tensor {name!r}")
-    if dtype == np.bool_:
-        return (raw != 0).reshape(shape)
-    a = raw.view(dtype).reshape(shape)
-    return a.byteswap(inplace=True) if sys.byteorder == "big" else a
-
-
-def _unique(pairs: list) -> dict:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise FormatError("load: the header of the safetensors file names a tensor twice")
-    return result
-
-
 def _recognise(head: bytes) -> None:
     """Raise for well-known formats that are read elsewhere."""
     if not head:
@@ -252,7 +125,8 @@ def _recognise(head: bytes) -> None:
         raise FormatError("load: this is a .npy file; use trident.from_numpy(numpy.load(path))")
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         raise FormatError(
-            "load: this is a bare pickle or a torch file from before torch 1.6, which cannot be read "
+            "load: this is a bare pickle or a torch file from before torch 1.6, which cannot be "
+            "read "
             "without running code; save it again with a newer torch"
         )
 
@@ -270,7 +144,9 @@ def _reading(f: Path | BinaryIO) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` when all of it is on the disk, else vanishes."""
+    """A file to write that takes the place of ``path`` when all of it is on the disk, else
+    vanishes.
+    """
     target = os.path.realpath(os.fspath(path))  # through a link: the link stays
     folder, name = os.path.split(target)
     beside = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
@@ -311,10 +187,10 @@ class _Encoder:
     def encode(self, x: Any, path: tuple) -> Any:
         if x is None or isinstance(x, bool):
             return x
-        if isinstance(x, np.generic):
-            return {"scalar": self._add(np.asarray(x), path)}
         if isinstance(x, str):
             return str(x)
+        if isinstance(x, np.generic):
+            return {"scalar": self._add(np.asarray(x), path)}
         if isinstance(x, int):
             return int(x)
         if isinstance(x, float):
@@ -353,8 +229,12 @@ class _Encoder:
         raise self._unsupported(key, path, "a dict key")
 
     def _add(self, a: np.ndarray, path: tuple, tensor: Any = None) -> str:
-        if a.dtype.newbyteorder("=") not in _CODES:
-            raise wrong("save", f"{_place(path)} has dtype {a.dtype}, which a file cannot hold", error=TypeError)
+        if a.dtype.newbyteorder("=") not in CODES:
+            raise wrong(
+                "save",
+                f"{_place(path)} has dtype {a.dtype}, which a file cannot hold",
+                error=TypeError,
+            )
         identity: tuple = (a.__array_interface__["data"][0], a.shape, a.strides, a.dtype)
         if tensor is not None and tensor.device.type != "cpu":
             identity = (id(tensor),)
@@ -380,7 +260,18 @@ class _Encoder:
         elif hasattr(x, "__dict__") and not callable(x):
             hint = "save vars() of it, if that is plain data"
         where = f"{what} of {_place(path)}".strip() if what else _place(path)
-        return wrong("save", f"{where} is of a type that cannot be stored", got=kind, hint=hint, error=TypeError)
+        return wrong(
+            "save",
+            f"{where} is of a type that cannot be stored",
+            got=kind,
+            hint=hint,
+            error=TypeError,
+        )
+
+
+_TAGS = frozenset(
+    ["tensor", "array", "scalar", "dict", "tuple", "float", "dtype", "device", "size"]
+)
 
 
 class _Decoder:
@@ -396,7 +287,9 @@ class _Decoder:
             return [self.decode(v) for v in x]
         if not isinstance(x, dict):
             return x
-        tag, value = next(iter(x.items()))
+        tag, value = next(iter(x.items()), ("", None))
+        if tag not in _TAGS:
+            raise FormatError(f"load: the structure in the file has the unknown tag {tag!r}")
         return getattr(self, f"_{tag}")(value, **{k: v for k, v in x.items() if k != tag})
 
     def _tensor(self, name: str, grad: bool = False) -> Any:

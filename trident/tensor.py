@@ -7,6 +7,7 @@ conversion, Python's protocols, indexing and writing in place.
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ class Tensor(operators.Operators):
         if len(data) == 1 and not isinstance(data[0], int):
             source = data[0]
             if isinstance(source, Tensor):
-                self._data = source._data
+                self._share(source)
                 return
             self._data = np.array(source, dtype=dtypes.get_default_dtype().np)
             return
@@ -219,13 +220,18 @@ class Tensor(operators.Operators):
 
     def detach(self) -> Tensor:
         """The same memory without history."""
-        out = tensor_of(self._data)
-        if self._version is None:
-            self._version = Version()
-            self._seen = 0
-        out._version = self._version
-        out._seen = self._version.n
+        out = Tensor.__new__(Tensor)
+        out._share(self)
         return out
+
+    def _share(self, source: Tensor) -> None:
+        """Lie on ``source``'s memory, and count writes to it together."""
+        if source._version is None:
+            source._version = Version()
+            source._seen = 0
+        self._data = source._data
+        self._version = source._version
+        self._seen = source._version.n
 
     def detach_(self) -> Tensor:
         """Forget this tensor's history."""
@@ -295,9 +301,9 @@ class Tensor(operators.Operators):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
-        if copy or (dtype is not None and array.dtype != dtype):
-            return np.array(array, dtype=dtype)
-        return array
+        if copy is None and (dtype is None or array.dtype == dtype):
+            return array
+        return np.array(array, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         if self.is_cuda:
@@ -438,7 +444,10 @@ class Tensor(operators.Operators):
         return bool((self == value).any())
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec and self._data.size == 1 else repr(self)
+        """A 0-d tensor formats as its number: ``f"{loss}"``, ``f"{loss:.3f}"``."""
+        if not self._data.ndim or (spec and self._data.size == 1):
+            return format(self.item(), spec)
+        return format(repr(self), spec)
 
     def __repr__(self) -> str:
         return printing.format_tensor(
@@ -458,8 +467,7 @@ class Tensor(operators.Operators):
                 "pickle: a computed tensor carries its graph, which cannot be pickled; use x.detach()"
             )
         state = (self._host(), self.dtype.name, str(self.device), self._requires_grad)
-        extra = {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k != "grad"}
-        return (_unpickle, (type(self), *state, extra))
+        return (_unpickle, (type(self), *state, _user_attributes(self)))
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         if self._node is not None:
@@ -472,6 +480,7 @@ class Tensor(operators.Operators):
         if self.grad is not None:
             out.grad = self.grad.clone()
         memo[id(self)] = out
+        out.__dict__.update(copy.deepcopy(_user_attributes(self), memo))
         return out
 
     # ---- indexing -------------------------------------------------------------------------------
@@ -572,6 +581,11 @@ def tensor_of(data: Any, node: Node | None = None) -> Tensor:
     return out
 
 
+def _user_attributes(x: Tensor) -> dict[str, Any]:
+    """What users hung on the object; the runtime's own fields start with an underscore."""
+    return {k: v for k, v in x.__dict__.items() if not k.startswith("_") and k != "grad"}
+
+
 def new_empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return like.new_empty(shape)
 
@@ -637,10 +651,11 @@ def _in_place(name: str, function: Callable) -> Callable:
     return method
 
 
-_ALSO_IN_PLACE = (
-    "masked_fill scatter scatter_add index_add index_copy index_fill clamp clip addcmul addcdiv lerp "
-    "tril triu cumsum cumprod relu masked_scatter"
-).split()
+_ALSO_IN_PLACE = set(
+    "add sub div subtract multiply divide true_divide pow clamp clip nan_to_num masked_fill "
+    "masked_scatter scatter scatter_add index_add index_copy index_fill index_put tril triu cumsum "
+    "cumprod absolute negative arcsin arccos arctan".split()
+)
 _I_METHODS = {
     "add": "add",
     "sub": "sub",

@@ -173,11 +173,14 @@ class _Reader(RestrictedUnpickler):
         values, key = storage
         size, stride = tuple(size), tuple(stride)
         last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if 0 not in size else offset
-        if min((offset, *size, *stride)) < 0 or len(size) != len(stride) or (
-            last >= values.size and 0 not in size
+        if (
+            min((offset, *size, *stride)) < 0
+            or len(size) != len(stride)
+            or (last >= values.size and 0 not in size)
         ):
             raise FormatError(
-                f"load: a tensor of shape {size}, strides {stride} and offset {offset} reaches beyond "
+                f"load: a tensor of shape {size}, strides {stride} and offset {offset} reaches "
+                "beyond "
                 f"its storage of {values.size} elements"
             )
         identity = (key, values.dtype.str, values.dtype.name, offset, size, stride, requires_grad)
@@ -214,9 +217,11 @@ class _Reader(RestrictedUnpickler):
         return tensor
 
     def finish(self, value: Any) -> Any:
-        """``value`` with trident's own dtypes in place of torch's."""
+        """``value`` with trident's own dtypes in place of torch's, and plain arrays."""
         if isinstance(value, _DType):
             return self.as_dtype(value.name)
+        if isinstance(value, np.ndarray):
+            return value.view(np.ndarray)
         if type(value) in (list, tuple):
             return type(value)(map(self.finish, value))
         if isinstance(value, dict):

@@ -16,7 +16,8 @@ class FormatError(TridentError, RuntimeError, ValueError):
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """An unpickler whose globals are the keys of ``known``, as "module.name"; others raise FormatError.
+    """An unpickler whose globals are the keys of ``known``, as "module.name"; others raise
+    FormatError.
 
     A pickle is a program, and its power lies in the globals it may call. Here it can only call the
     functions given in ``known``.
@@ -33,8 +34,10 @@ class RestrictedUnpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full not in self.known:
             raise FormatError(
-                f"{self.what} needs the Python global {full!r}, which is not among the data types that "
-                "trident reads. It never runs code from a file: save plain tensors, numbers, strings, "
+                f"{self.what} needs the Python global {full!r}, which is not among the data "
+                "types that "
+                "trident reads. It never runs code from a file: save plain tensors, numbers, "
+                "strings, "
                 "lists and dicts (of a module, its state_dict())"
             )
         return self.known[full]
@@ -43,20 +46,35 @@ class RestrictedUnpickler(pickle.Unpickler):
         raise FormatError(f"{self.what} refers to the outside object {pid!r}")
 
 
-def _dtype(code: str, *flags: Any) -> np.dtype:
-    dtype = np.dtype(code)
-    if dtype.hasobject or dtype.fields is not None:
-        raise FormatError(f"numpy dtype {code!r} can hold objects; only plain numbers are read")
-    return dtype
+class _DType:
+    """What a pickled numpy dtype becomes: the state that follows it may only set the byte order."""
+
+    def __init__(self, code: str, *flags: Any) -> None:
+        if str(code).lstrip("<>=|")[:1] not in tuple("?biufc"):
+            raise FormatError(f"numpy dtype {code!r} is read nowhere: only plain numbers are")
+        self.np = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in ("<", ">"):
+            self.np = self.np.newbyteorder(state[1])
 
 
-def _scalar(dtype: np.dtype, data: bytes | str = b"") -> np.generic:
+class _Array(np.ndarray):
+    """What a pickled numpy array becomes; its dtype is one of ``_DType``."""
+
+    def __setstate__(self, state: tuple) -> None:  # type: ignore[override]
+        _, shape, dtype, fortran, data = state
+        raw = data.encode("latin1") if isinstance(data, str) else data
+        super().__setstate__((1, shape, dtype.np, fortran, raw))
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    return np.empty(0, np.int8).view(_Array)  # the rest follows as pickled state
+
+
+def _scalar(dtype: _DType, data: bytes | str) -> np.generic:
     raw = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(raw, dtype, 1)[0]
-
-
-def _reconstruct(kind: type, shape: tuple, code: Any) -> np.ndarray:
-    return np.empty((0,), np.int8)  # its values, shape and dtype follow as pickled state
+    return np.frombuffer(raw, dtype.np, 1)[0]
 
 
 def _encode(text: str, encoding: str = "latin1", errors: str = "strict") -> bytes:
@@ -64,8 +82,8 @@ def _encode(text: str, encoding: str = "latin1", errors: str = "strict") -> byte
 
 
 NUMPY: dict[str, Any] = {
-    "numpy.dtype": _dtype,
-    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": _DType,
+    "numpy.ndarray": "ndarray",  # only ever an argument of _reconstruct
     "_codecs.encode": _encode,
     **{f"numpy.{m}.multiarray._reconstruct": _reconstruct for m in ("core", "_core")},
     **{f"numpy.{m}.multiarray.scalar": _scalar for m in ("core", "_core")},

@@ -7,7 +7,7 @@ as the kernels do.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -131,7 +131,7 @@ def broadcast_error(op: Op, args: tuple) -> None:
     _check_broadcast(op, args)
 
 
-def specs(args: tuple) -> list:
+def specs(args: Sequence) -> list:
     """Arrays as Specs, lists of arrays as lists of Specs, None and numbers as they are."""
     return [
         Spec(a.shape, FROM_NUMPY[a.dtype] if isinstance(a, np.ndarray) else a.dtype)
@@ -141,20 +141,20 @@ def specs(args: tuple) -> list:
     ]
 
 
-def primitive(op: Primitive, args: tuple, attrs: dict[str, Any]) -> Any:
+def primitive(op: Primitive, args: Sequence, attrs: dict[str, Any]) -> Any:
     """Run a primitive's ``numpy`` body; ``infer`` speaks where something is wrong."""
     half = False
-    float_dtype = None
+    first = None
     for a in args:
         if a.__class__ is np.ndarray:
             d = a.dtype
+            if d is first:
+                continue
             if d.kind == "f" or d in _HALF:
-                if d in _HALF:
-                    half = True
-                if float_dtype is None:
-                    float_dtype = d
-                elif d != float_dtype:
-                    op.infer(*specs(args), **attrs)
+                if first is not None:
+                    op.infer(*specs(args), **attrs)  # floating dtypes differ: raises where that is wrong
+                first = d
+                half = half or d.itemsize == 2
     token = quiet_set()
     try:
         if not half:

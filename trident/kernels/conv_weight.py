@@ -151,6 +151,7 @@ def conv_weight_grad(
     width = cg * math.prod(dw.shape[2:])
     pixels = g.shape[0] * math.prod(g.shape[2:])
     tile = tile_for(x, og, width, pixels)
+    tile = tile._replace(depth=max(tile.depth, 32))  # pixels are many: longer steps pay
     tiles = cdiv(og, tile.rows) * cdiv(width, tile.pixels)
     most = 3 if x.device.interpreted else cdiv(PARTS, tiles * groups)
     steps = cdiv(cdiv(pixels, tile.depth), most)  # a part has at least 4 steps

@@ -118,7 +118,7 @@ def forward_kernel(
     chosen = tl.load(x_row + target * x_step, mask=valid, other=0.0).to(ACC)
     loss = weight * (lse - chosen)
     if SMOOTHING > 0:
-        loss = loss * (1.0 - SMOOTHING) + (weights * lse - weighted) * (SMOOTHING / n_cols)
+        loss = loss * (1.0 - SMOOTHING) + (weights * lse - weighted) * SMOOTHING / n_cols
     loss = tl.where(used, loss, 0.0)
     if loss_ptr is not None:
         tl.store(loss_ptr + rows, loss.to(loss_ptr.dtype.element_ty), mask=inside)
@@ -226,7 +226,7 @@ def backward_kernel(
                 spread = p * tl.sum(sums, 0) - w[None, :]
             else:
                 spread = p * n_cols - 1.0
-            dx = dx * (1.0 - SMOOTHING) + spread * (SMOOTHING / n_cols)
+            dx = dx * (1.0 - SMOOTHING) + spread * SMOOTHING / n_cols
     dx = tl.where(used[:, None], dx * scale[:, None], 0.0)
     dx_tile = dx_ptr + offset_of(rows, rn1, rn2, ds0, ds1, ds2)[:, None] + cols[None, :] * dx_step
     tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=mask)

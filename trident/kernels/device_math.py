@@ -5,6 +5,9 @@ of other kernels: ``from .device_math import tanh``. They use no external librar
 in the interpreter and on every target, and none depends on ``fma`` being fused. The polynomials are
 our own: interpolants at Chebyshev nodes, computed with 50 digits. Errors are a few ulp; NaN, the
 infinities and signed zeros come out as in numpy.
+
+A branch on the dtype is decided while compiling. It has an ``else`` throughout, because Triton would
+compile what follows a ``return`` as well.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ def typed(x, like):
     """
     if not isinstance(x, tl.tensor):
         return tl.full(like.shape, x, like.dtype)
-    if isinstance(like, tl.tensor):
+    elif isinstance(like, tl.tensor):
         return tl.broadcast(x, like)[0]
-    return x
+    else:
+        return x
 
 
 @jit
@@ -30,7 +34,8 @@ def div_exact(x, y):
     """x / y, correctly rounded (``/`` may be 2 ulp off in float32)."""
     if x.dtype == tl.float32:
         return tl.div_rn(x, y)
-    return x / y
+    else:
+        return x / y
 
 
 @jit
@@ -38,7 +43,8 @@ def sqrt_exact(x):
     """Square root, correctly rounded (``tl.sqrt`` is approximate in float32)."""
     if x.dtype == tl.float32:
         return tl.sqrt_rn(x)
-    return tl.sqrt(x)
+    else:
+        return tl.sqrt(x)
 
 
 @jit
@@ -47,8 +53,9 @@ def copysign(x, y):
     if x.dtype == tl.float64:
         sign = y.to(tl.int64, bitcast=True) & -0x8000000000000000
         return (tl.abs(x).to(tl.int64, bitcast=True) | sign).to(tl.float64, bitcast=True)
-    sign = y.to(tl.int32, bitcast=True) & -0x80000000
-    return (tl.abs(x).to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+    else:
+        sign = y.to(tl.int32, bitcast=True) & -0x80000000
+        return (tl.abs(x).to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
 
 
 @jit
@@ -56,7 +63,8 @@ def signbit(x):
     """Whether the sign bit is set: true for -0.0."""
     if x.dtype == tl.float64:
         return x.to(tl.int64, bitcast=True) < 0
-    return x.to(tl.int32, bitcast=True) < 0
+    else:
+        return x.to(tl.int32, bitcast=True) < 0
 
 
 @jit
@@ -64,7 +72,8 @@ def high_half(x):
     """x with the lower half of its significand cleared, so that its square is exact."""
     if x.dtype == tl.float64:
         return (x.to(tl.int64, bitcast=True) & -0x8000000).to(tl.float64, bitcast=True)
-    return (x.to(tl.int32, bitcast=True) & -0x1000).to(tl.float32, bitcast=True)
+    else:
+        return (x.to(tl.int32, bitcast=True) & -0x1000).to(tl.float32, bitcast=True)
 
 
 @jit
@@ -72,7 +81,8 @@ def power_of_two(n):
     """2**n for an integral n that gives a normal number."""
     if n.dtype == tl.float64:
         return ((n.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
-    return ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    else:
+        return ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
 
 
 @jit
@@ -90,7 +100,8 @@ def trunc(x):
     """Round towards zero."""
     if x.dtype.is_floating():
         return tl.where(x < 0, tl.ceil(x), tl.floor(x))
-    return x
+    else:
+        return x
 
 
 @jit
@@ -102,7 +113,8 @@ def round_even(x):
         odd = down - 2 * tl.floor(down * 0.5)  # 0 or 1
         up = (rest > 0.5) | ((rest == 0.5) & (odd == 1))
         return copysign(tl.where(up, down + 1, down), x)
-    return x
+    else:
+        return x
 
 
 @jit
@@ -131,11 +143,12 @@ def exp_accurate(x):
     """e**x. ``tl.exp`` in float32 loses a digit where abs(x) is large."""
     if x.dtype == tl.float64:
         return tl.exp(x)
-    x = clip(x, -104.0, 89.0)
-    n = tl.floor(x * 1.44269504 + 0.5)
-    r = (x - n * 0.693359375) + n * 2.12194440e-4
-    half = tl.floor(n * 0.5)
-    return tl.exp(r) * power_of_two(half) * power_of_two(n - half)
+    else:
+        x = clip(x, -104.0, 89.0)
+        n = tl.floor(x * 1.44269504 + 0.5)
+        r = (x - n * 0.693359375) + n * 2.12194440e-4
+        half = tl.floor(n * 0.5)
+        return tl.exp(r) * power_of_two(half) * power_of_two(n - half)
 
 
 @jit

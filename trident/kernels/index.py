@@ -28,7 +28,7 @@ from .layout import (
     collapse,
     contiguous,
     copy,
-
+    fill,
     offset_of,
     padded,
 )
@@ -125,7 +125,6 @@ def gather_kernel(
     is2,
     is3,
     is4,
-    WRAP: tl.constexpr,
     AXES: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -133,15 +132,13 @@ def gather_kernel(
     i = block_index(BLOCK, INT64)
     mask = i < n
     at = offset_of(i, n1, n2, n3, n4, is0, is1, is2, is3, is4, AXES)
-    index = tl.load(index_ptr + at, mask=mask, other=0).to(tl.int64)
-    if WRAP:
-        index = wrap(index, size)
+    index = wrap(tl.load(index_ptr + at, mask=mask, other=0), size)
     base = offset_of(i, n1, n2, n3, n4, xs0, xs1, xs2, xs3, xs4, AXES)
     tl.store(out_ptr + i, tl.load(x_ptr + (base + index * x_step), mask=mask), mask=mask)
 
 
 def _gather(
-    out: DeviceArray, x: DeviceArray, base: Shape, step: int, index: DeviceArray, size: int, wraps: bool
+    out: DeviceArray, x: DeviceArray, base: Shape, step: int, index: DeviceArray, size: int
 ) -> None:
     """``out[p] = x at offset p . base + index[p] step``, where ``base`` strides x by out's axes."""
     if out.size == 0:
@@ -152,12 +149,12 @@ def _gather(
         for at in np.ndindex(*lead[:1]):
             start = sum(i * s for i, s in zip(at, base))
             part = x.as_strided(x.shape, x.strides, start)
-            _gather(out[at], part, base[1:], step, index[at], size, wraps)
+            _gather(out[at], part, base[1:], step, index[at], size)
         return
     block = block_size(out.size, out.device)
     launch(
         gather_kernel, (cdiv(out.size, block),), x, index, out, out.size, size, step,
-        *padded(sizes, xs, ins), WRAP=wraps, AXES=len(sizes),
+        *padded(sizes, xs, ins), AXES=len(sizes),
         INT64=shapes.needs_int64(out, x, index), BLOCK=block, num_warps=4,
     )  # fmt: skip
 
@@ -168,16 +165,18 @@ def gather(out: DeviceArray, x: DeviceArray, index: DeviceArray, *, dim: int, op
     check_indices(op, index, size, dim)
     step = x.strides[dim] if x.ndim else 0
     base = tuple(0 if a == dim else s for a, s in enumerate(x.strides))
-    _gather(out, x, base, step, index, size, True)
+    _gather(out, x, base, step, index, size)
 
 
-def index_select(out: DeviceArray, x: DeviceArray, index: DeviceArray, *, dim: int, op: str) -> None:
-    """The slices of ``x`` along ``dim`` that the one-dimensional ``index`` names."""
+def index_select(
+    out: DeviceArray, x: DeviceArray, index: DeviceArray, *, dim: int, op: str
+) -> None:
+    """The slices of ``x`` along ``dim`` that ``index`` (m,) names, in the m slices of ``out``."""
     check_indices(op, index, x.shape[dim], dim)
     steps = tuple(index.strides[0] if a == dim else 0 for a in range(x.ndim))
     base = tuple(0 if a == dim else s for a, s in enumerate(x.strides))
     spread = index.as_strided(out.shape, steps)
-    _gather(out, x, base, x.strides[dim], spread, x.shape[dim], True)
+    _gather(out, x, base, x.strides[dim], spread, x.shape[dim])
 
 
 @jit
@@ -209,39 +208,27 @@ def combine_kernel(
     tl.store(out_ptr + i, place, mask=mask)
 
 
-def combine(
-    op: str, indices: Sequence[DeviceArray], sizes: Shape, weights: Shape, shape: Shape
-) -> DeviceArray:
-    """``sum(index * weight)`` over the checked, wrapped indices, broadcast to ``shape``: int64."""
-    device = indices[0].device
-    out = device.empty(shape, dtypes.int64)
+def ravel_index(out: DeviceArray, *indices: DeviceArray, sizes: Shape) -> None:
+    """``out = (i0 * sizes[1] + i1) * sizes[2] + ...``, of checked and wrapped indices that broadcast."""
+    for axis, (index, size) in enumerate(zip(indices, sizes)):
+        check_indices("getitem", index, size, axis)
+    _combine(out, indices, sizes, shapes.contiguous_strides(sizes))
+
+
+def _combine(
+    out: DeviceArray, indices: Sequence[DeviceArray], sizes: Shape, weights: Shape
+) -> None:
     for axis, (index, size, weight) in enumerate(zip(indices, sizes, weights)):
-        check_indices(op, index, size, axis)
-        spread = index.broadcast_to(shape)
-        walk, (steps, _) = collapse(shape, spread.strides, out.strides)
+        spread = index.broadcast_to(out.shape)
+        walk, (steps, _) = collapse(out.shape, spread.strides, out.strides)
         if len(walk) > MAX_AXES:
             spread = contiguous(spread)
             walk, steps = (out.size,), (1,)
-        block = block_size(out.size, device)
+        block = block_size(out.size, out.device)
         launch(
             combine_kernel, (cdiv(out.size, block),), spread, out, out.size, size, weight,
             *padded(walk, steps), FIRST=axis == 0, AXES=len(walk), BLOCK=block, num_warps=4,
         )  # fmt: skip
-    return out
-
-
-def index_get(out: DeviceArray, x: DeviceArray, *indices: DeviceArray) -> None:
-    """``out = x[indices]``: the indices, broadcast together, replace the first axes of ``x``."""
-    k = len(indices)
-    shape = out.shape[: out.ndim - (x.ndim - k)]
-    if out.size == 0:
-        for axis, index in enumerate(indices):
-            check_indices("index_get", index, x.shape[axis], axis)
-        return
-    offsets = combine("index_get", indices, x.shape[:k], x.strides[:k], shape)
-    rest = (0,) * (x.ndim - k)
-    spread = offsets.as_strided(out.shape, (*offsets.strides, *rest))
-    _gather(out, x, (*(0,) * len(shape), *x.strides[k:]), 1, spread, 1, False)
 
 
 # -- writes ------------------------------------------------------------------------------------
@@ -297,10 +284,9 @@ def _pairs(
             line = np.arange(index.shape[axis]) * stride
             places += line.reshape((-1,) + (1,) * (index.ndim - axis - 1))
         offsets = index.device.from_host(places)
-        index = combine(
-            "scatter", (flat, offsets), (size, n_targets), (step, 1), index.shape
-        ).reshape((index.size,))
-        return _pairs(index, n_targets, 1, (0,), n_targets)
+        rows = index.device.empty(index.shape, dtypes.int64)
+        _combine(rows, (flat, offsets), (size, n_targets), (step, 1))
+        return _pairs(rows.reshape((index.size,)), n_targets, 1, (0,), n_targets)
     keys = index.device.empty((1, index.size), dtypes.int64)
     block = block_size(index.size, index.device)
     launch(
@@ -312,7 +298,17 @@ def _pairs(
 
 @jit
 def run_sum(
-    keys_ptr, source_ptr, j, active, m, shift, run, columns, column_mask, row_step, ACC: tl.constexpr
+    keys_ptr,
+    source_ptr,
+    j,
+    active,
+    m,
+    shift,
+    run,
+    columns,
+    column_mask,
+    row_step,
+    ACC: tl.constexpr,
 ):
     """Sum the rows of ``source`` from key ``j`` on while the destination stays the same, up to the
     next multiple of ``run``. ``active`` (J,) marks the lanes; returns (J, columns)."""
@@ -353,9 +349,7 @@ def heads_kernel(
     target = tl.load(keys_ptr + j, mask=active, other=0) >> shift
     active = active & (tl.load(keys_ptr + j - 1, mask=active, other=0) >> shift == target)
     at = column // inner * inner * m + column % inner
-    total = run_sum(
-        keys_ptr, source_ptr, j, active, m, shift, run, at, column_mask, inner, ACC
-    )
+    total = run_sum(keys_ptr, source_ptr, j, active, m, shift, run, at, column_mask, inner, ACC)
     mask = (piece < n_pieces)[:, None] & column_mask[None, :]
     tl.store(heads_ptr + piece[:, None] * n_cols + column[None, :], total, mask=mask)
 
@@ -383,9 +377,7 @@ def add_kernel(
     before = tl.load(keys_ptr + j - 1, mask=(j < m) & (j > 0), other=-1) >> shift
     owner = (j < m) & ((j == 0) | (before != target))
     at = column // inner * inner * m + column % inner
-    total = run_sum(
-        keys_ptr, source_ptr, j, owner, m, shift, run, at, column_mask, inner, ACC
-    )
+    total = run_sum(keys_ptr, source_ptr, j, owner, m, shift, run, at, column_mask, inner, ACC)
     if heads_ptr is not None:
         piece = j // run + 1
         active = owner & (piece * run < m)
@@ -426,7 +418,9 @@ def assign_kernel(
     mask = last[:, None] & (column < n_cols)[None, :]
     row = key & ((tl.zeros_like(key) + 1 << shift) - 1)
     at = row[:, None] * inner + (column // inner * inner * m + column % inner)[None, :]
-    to = (key >> shift)[:, None] * inner + (column // inner * out_outer_stride + column % inner)[None, :]
+    to = (key >> shift)[:, None] * inner + (column // inner * out_outer_stride + column % inner)[
+        None, :
+    ]
     tl.store(out_ptr + to, tl.load(source_ptr + at, mask=mask), mask=mask)
 
 
@@ -496,14 +490,25 @@ def _same_dtype(source: DeviceArray, d: DType) -> DeviceArray:
     return out
 
 
+def _start(out: DeviceArray, x: DeviceArray | None) -> None:
+    if out.size:
+        if x is None:
+            fill(out, 0)
+        else:
+            copy(out, x)
+
+
 def scatter(
-    out: DeviceArray, x: DeviceArray, index: DeviceArray, source: DeviceArray, *, dim: int, add: bool,
-    op: str,
+    out: DeviceArray, x: DeviceArray | None, index: DeviceArray, source: DeviceArray, *, dim: int,
+    add: bool, op: str,
 ) -> None:  # fmt: skip
-    """``out = x`` with ``source`` written (or added) at ``index`` along ``dim``; the last writer wins."""
-    size = x.shape[dim] if x.ndim else 1
+    """``out = x`` (or zeros), ``source`` written or added at ``index`` along ``dim``; the last one wins.
+
+    ``index`` is at most as large as out in the other axes, ``source`` at least as large as index.
+    """
+    size = out.shape[dim] if out.ndim else 1
     check_indices(op, index, size, dim)
-    copy(out, x)
+    _start(out, x)
     if index.size == 0:
         return
     window = tuple(slice(0, n) for n in index.shape)
@@ -512,9 +517,7 @@ def scatter(
     _write(out, keys, shift, source, 1, 1, 0, add)
 
 
-def _targets(
-    out: DeviceArray, index: DeviceArray, dim: int, size: int
-) -> tuple[DeviceArray, int]:
+def _targets(out: DeviceArray, index: DeviceArray, dim: int, size: int) -> tuple[DeviceArray, int]:
     strides = shapes.contiguous_strides(out.shape)
     step = strides[dim] if out.ndim else 0
     base = tuple(0 if a == dim else s for a, s in enumerate(strides))
@@ -538,54 +541,24 @@ def _winners(out: DeviceArray, keys: DeviceArray, shift: int) -> None:
     )  # fmt: skip
 
 
-def index_add(
-    out: DeviceArray, x: DeviceArray, index: DeviceArray, source: DeviceArray, *, dim: int, op: str
-) -> None:
-    """``out = x`` with the slices of ``source`` added at ``index`` (m,) along ``dim``."""
-    check_indices(op, index, x.shape[dim], dim)
-    copy(out, x)
+def index_write(
+    out: DeviceArray, x: DeviceArray | None, index: DeviceArray, source: DeviceArray, *, dim: int,
+    add: bool, op: str,
+) -> None:  # fmt: skip
+    """``out = x`` (or zeros) with the slices of ``source`` written or added at ``index`` along ``dim``.
+
+    x (outer, size, inner) and out alike, index (m,), source (outer, m, inner), each with any number of
+    axes before and behind ``dim``.
+    """
+    size = out.shape[dim]
+    check_indices(op, index, size, dim)
+    _start(out, x)
     if source.size == 0:
         return
     source = _same_dtype(source, out.dtype)
-    inner = shapes.numel(x.shape[dim + 1 :])
-    keys, shift = _pairs(index, x.shape[dim], 1, (0,), x.shape[dim])
-    _write(
-        out, keys, shift, source, source.size // index.size, inner, inner * x.shape[dim], True
-    )
-
-
-def _rows(op: str, x_shape: Shape, indices: Sequence[DeviceArray]) -> tuple[DeviceArray, int]:
-    """Sorted pairs of the rows that the indices over the first axes of an array name."""
-    k = len(indices)
-    shape = shapes.broadcast(op, *[i.shape for i in indices])
-    lead = x_shape[:k]
-    rows = combine(op, indices, lead, shapes.contiguous_strides(lead), shape)
-    n = shapes.numel(lead)
-    return _pairs(rows.reshape((rows.size,)), n, 1, (0,), n)
-
-
-def index_put(
-    out: DeviceArray, x: DeviceArray, value: DeviceArray, *indices: DeviceArray, accumulate: bool
-) -> None:
-    """``out = x``; ``out[indices] = value`` (or ``+=``, where every repeated index counts)."""
-    k = len(indices)
-    copy(out, x)
-    shape = shapes.broadcast("index_put", *[i.shape for i in indices])
-    if out.size == 0 or shapes.numel(shape) == 0:
-        for axis, index in enumerate(indices):
-            check_indices("index_put", index, x.shape[axis], axis)
-        return
-    keys, shift = _rows("index_put", x.shape, indices)
-    value = _same_dtype(value.broadcast_to((*shape, *x.shape[k:])), out.dtype)
-    inner = shapes.numel(x.shape[k:])
-    _write(out, keys, shift, value, inner, inner, 0, accumulate)
-
-
-def put_winners(out: DeviceArray, *indices: DeviceArray, shape: Shape) -> None:
-    """Which positions of the broadcast indices are the last to name their row (axes of ``shape``)."""
-    if out.size:
-        keys, shift = _rows("index_put", shape, indices)
-        _winners(out, keys, shift)
+    inner = shapes.numel(out.shape[dim + 1 :])
+    keys, shift = _pairs(index, size, 1, (0,), size)
+    _write(out, keys, shift, source, source.size // index.size, inner, inner * size, add)
 
 
 # -- nonzero, one-hot ---------------------------------------------------------------------------
@@ -682,5 +655,3 @@ def one_hot(out: DeviceArray, index: DeviceArray) -> None:
         one_hot_kernel, (cdiv(out.size, block),), contiguous(index), out, out.size, out.shape[-1],
         BLOCK=block, num_warps=4,
     )  # fmt: skip
-
-

@@ -281,10 +281,17 @@ def fill_kernel(
 ):
     i = block_index(BLOCK, INT64)
     value = tl.full((BLOCK,), bits, out_ptr.dtype.element_ty)
-    tl.store(out_ptr + offset_of(i, n1, n2, n3, n4, os0, os1, os2, os3, os4, AXES), value, mask=i < n)
+    tl.store(
+        out_ptr + offset_of(i, n1, n2, n3, n4, os0, os1, os2, os3, os4, AXES), value, mask=i < n
+    )
 
 
-_BITS = {1: (dtypes.int8, "b"), 2: (dtypes.int16, "h"), 4: (dtypes.int32, "i"), 8: (dtypes.int64, "q")}
+_BITS = {
+    1: (dtypes.int8, "b"),
+    2: (dtypes.int16, "h"),
+    4: (dtypes.int32, "i"),
+    8: (dtypes.int64, "q"),
+}
 
 
 def fill(out: DeviceArray, value: bool | int | float) -> None:

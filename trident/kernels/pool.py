@@ -476,7 +476,7 @@ def _run(
     sizes = (1,) * (3 - len(windows)) + tuple(w.size for w in windows)
     outs = (1,) * (3 - len(windows)) + tuple(w.out for w in windows)
     interpreted = written[0].device.interpreted
-    block = min(next_power_of_2(total), 1 << 15) if interpreted else 512
+    block = min(next_power_of_2(total), 1 << 15) if interpreted else 256
     launch(
         kernel,
         (cdiv(total, block),),

@@ -58,13 +58,12 @@ def double(lo, hi):
 
 
 @jit
-def philox(c0, c1, k0, k1):
-    """Four vectors of uint32: Philox 4x32-10 of the counters (c0, c1, 0, 0) under the key (k0, k1)."""
+def philox(c0, c1, c2, k0, k1):
+    """Four vectors of uint32: Philox 4x32-10 of the counters (c0, c1, c2, 0) under the key (k0, k1)."""
     a = tl.full(c0.shape, 0xD2511F53, tl.uint32)
     b = tl.full(c0.shape, 0xCD9E8D57, tl.uint32)
     k0 = k0 + tl.zeros_like(c0)
     k1 = k1 + tl.zeros_like(c0)
-    c2 = tl.zeros_like(c0)
     c3 = tl.zeros_like(c0)
     for _ in tl.static_range(10):
         high_a, low_a = tl.umulhi(a, c0), a * c0
@@ -76,12 +75,14 @@ def philox(c0, c1, k0, k1):
 
 
 @jit
-def words(seed_lo, seed_hi, offset_lo, offset_hi, first, BLOCKS: tl.constexpr):
-    """The words of the Philox blocks ``first`` to ``first + BLOCKS`` of a draw, in order: (4 BLOCKS,)."""
-    counter = unsealed(offset_lo, offset_hi) + first + tl.arange(0, BLOCKS)
+def words(seed_lo, seed_hi, offset_lo, offset_hi, PLANE: tl.constexpr, SIZE: tl.constexpr):
+    """The uint32 words of this program's SIZE elements, in order."""
+    first = tl.program_id(0).to(tl.int64) * (SIZE // 4)
+    counter = unsealed(offset_lo, offset_hi) + first + tl.arange(0, SIZE // 4)
     c0 = (counter & 0xFFFFFFFF).to(tl.uint32)
     c1 = (counter >> 32 & 0xFFFFFFFF).to(tl.uint32)
-    w0, w1, w2, w3 = philox(c0, c1, word(seed_lo), word(seed_hi))
+    c2 = tl.full(c0.shape, PLANE, tl.uint32)
+    w0, w1, w2, w3 = philox(c0, c1, c2, word(seed_lo), word(seed_hi))
     return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
 
@@ -89,15 +90,11 @@ def words(seed_lo, seed_hi, offset_lo, offset_hi, first, BLOCKS: tl.constexpr):
 def draw_words(seed_lo, seed_hi, offset_lo, offset_hi, SIZE: tl.constexpr, WIDE: tl.constexpr):
     """(indices, words) of this program's SIZE elements: uint32 words, or uint64 where WIDE."""
     i = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    w = words(seed_lo, seed_hi, offset_lo, offset_hi, 0, SIZE)
     if WIDE:
-        first = tl.program_id(0).to(tl.int64) * (SIZE // 2)
-        w = words(seed_lo, seed_hi, offset_lo, offset_hi, first, SIZE // 2)
-        high, low = tl.split(tl.reshape(w, (SIZE, 2)))
-        result = (high.to(tl.uint64) << 32) | low.to(tl.uint64)
-    else:
-        first = tl.program_id(0).to(tl.int64) * (SIZE // 4)
-        result = words(seed_lo, seed_hi, offset_lo, offset_hi, first, SIZE // 4)
-    return i, result
+        low = words(seed_lo, seed_hi, offset_lo, offset_hi, 1, SIZE)
+        w = (w.to(tl.uint64) << 32) | low.to(tl.uint64)
+    return i, w
 
 
 @jit
@@ -199,9 +196,8 @@ def int_kernel(
     else:
         value = tl.umulhi(w, word(span_lo) + tl.zeros_like(w)).to(tl.int64)
     value += unsealed(low_lo, low_hi)
-    if out_ptr.dtype.element_ty.primitive_bitwidth == 16:
-        if out_ptr.dtype.element_ty.is_floating():
-            value = value.to(tl.float32)
+    if out_ptr.dtype.element_ty.is_floating():
+        value = value.to(tl.float64 if WIDE else tl.float32)
     tl.store(out_ptr + i, value.to(out_ptr.dtype.element_ty), mask=i < n)
 
 
@@ -264,7 +260,9 @@ def mask_kernel(
 ):
     i, w = draw_words(seed_lo, seed_hi, offset_lo, offset_hi, SIZE, False)
     mask = i < n
-    x = tl.load(x_ptr + offset_of(i, n1, n2, n3, n4, xs0, xs1, xs2, xs3, xs4, AXES), mask=mask, other=0)
+    x = tl.load(
+        x_ptr + offset_of(i, n1, n2, n3, n4, xs0, xs1, xs2, xs3, xs4, AXES), mask=mask, other=0
+    )
     if x.dtype.primitive_bitwidth == 16:
         x = x.to(tl.float32)
     if BERNOULLI:
@@ -279,7 +277,9 @@ def dropout_threshold(p: float) -> int:
     return min(round(p * 2**32), 2**32 - 1)
 
 
-def _masked(out: DeviceArray, x: DeviceArray, seed: int, offset: int, p: float, bernoulli: bool) -> None:
+def _masked(
+    out: DeviceArray, x: DeviceArray, seed: int, offset: int, p: float, bernoulli: bool
+) -> None:
     sizes, (steps, _) = collapse(x.shape, x.strides, shapes.contiguous_strides(x.shape))
     if len(sizes) > MAX_AXES:
         x = contiguous(x)

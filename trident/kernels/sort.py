@@ -198,7 +198,7 @@ def _tiles(keys: DeviceArray, keep: int) -> tuple[DeviceArray, int]:
 
 def sort_keys(keys: DeviceArray, keep: int | None = None) -> DeviceArray:
     """Unique int64 keys (rows, n), each row sorted; only the first ``keep`` columns count if given."""
-    n_rows, n = keys.shape
+    n = keys.shape[1]
     if keep is not None:
         while 0 < keep * 2 <= min(n, TILE):
             keys, tile = _tiles(keys, keep)
@@ -234,7 +234,12 @@ def _order(
 
 
 def _pack(
-    keys: DeviceArray, x: DeviceArray, before: DeviceArray | None, descending: bool, low: bool, block: int
+    keys: DeviceArray,
+    x: DeviceArray,
+    before: DeviceArray | None,
+    descending: bool,
+    low: bool,
+    block: int,
 ) -> None:
     launch(
         pack_kernel, (cdiv(x.size, block),), x, before, keys, x.size, x.shape[1],

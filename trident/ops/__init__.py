@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 import importlib, os
 _here = os.path.dirname(__file__)
-_skip = {"__init__", "registry", "operators", "conv_numpy", "blockwise"}
+_skip = {"__init__", "registry", "operators", "conv_numpy", "blockwise","aliases"}
 for _f in sorted(os.listdir(_here)):
     if _f.endswith(".py") and _f[:-3] not in _skip:
         try:
@@ -13,6 +13,8 @@ for _f in sorted(os.listdir(_here)):
         except Exception as _e:
             print("ops import failed:", _f, repr(_e)[:200])
 from .registry import FUNCTIONS, REGISTRY
+from . import aliases
+aliases.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -199,7 +199,8 @@ class gelu:
     def triton(x, approximate: tl.constexpr):
         if approximate == "tanh":
             return x * _sigmoid(x * (1.5957691216057308 + 0.07135481627260025 * (x * x)))
-        return x * (0.5 * _erfc(x * -_ROOT_HALF))
+        else:
+            return x * (0.5 * _erfc(x * -_ROOT_HALF))
 
     def vjp(g, x, approximate):
         if approximate == "tanh":

@@ -93,7 +93,8 @@ class add:
         total = x + y
         if total.dtype == tl.int1:
             return x | y
-        return total
+        else:
+            return total
 
     def vjp(g):
         return g, g
@@ -182,10 +183,12 @@ class floor_divide:
             down = tl.floor(whole)
             down = tl.where(whole - down > 0.5, down + 1, down)
             down = tl.where(down == 0, _copysign(down, quotient), down)
-            overflow = (tl.abs(quotient) == float("inf")) & (tl.abs(x) < float("inf"))
-            return tl.where((y == 0) | overflow, quotient, down)
-        quotient = x // y
-        return tl.where((x - quotient * y != 0) & ((x < 0) != (y < 0)), quotient - 1, quotient)
+            # a quotient beyond 2**53 is whole already
+            whole_already = (tl.abs(quotient) > 9e15) & (tl.abs(x) < float("inf"))
+            return tl.where((y == 0) | whole_already, quotient, down)
+        else:
+            quotient = x // y
+            return tl.where((x - quotient * y != 0) & ((x < 0) != (y < 0)), quotient - 1, quotient)
 
     def vjp(g):
         return zero(g), zero(g)
@@ -211,7 +214,8 @@ class trunc_divide:
         y = typed(y, x)
         if x.dtype.is_floating():
             return _trunc(_div(x, y))
-        return x // y
+        else:
+            return x // y
 
     def vjp(g):
         return zero(g), zero(g)
@@ -237,8 +241,9 @@ class remainder:
             rest = _fmod(x, y)
             shifted = tl.where((rest < 0) != (y < 0), rest + y, rest)
             return tl.where(rest == 0, _copysign(rest, y), shifted)
-        rest = x % y
-        return tl.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest)
+        else:
+            rest = x % y
+            return tl.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest)
 
     def vjp(g, x, y):
         return g, -(g * floor_divide(x, y))
@@ -262,7 +267,8 @@ class fmod:
         y = typed(y, x)
         if x.dtype.is_floating():
             return _fmod(x, y)
-        return x % y
+        else:
+            return x % y
 
     def vjp(g, x, y):
         return g, -(g * trunc_divide(x, y))
@@ -403,16 +409,16 @@ class sign:
     """
 
     def numpy(x):
-        x = np.asarray(x)
-        if x.dtype.kind in "ub":
-            return (x != 0).astype(x.dtype)
-        return np.nan_to_num(np.sign(x), copy=False) if x.dtype.kind == "f" else np.sign(x)
+        if x.dtype == np.bool_:
+            return np.logical_and(x, x)
+        return np.subtract(np.greater(x, 0), np.less(x, 0), dtype=x.dtype)
 
     @jit
     def triton(x):
         if x.dtype == tl.int1:
             return x
-        return ((x > 0).to(tl.int8) - (x < 0).to(tl.int8)).to(x.dtype)
+        else:
+            return ((x > 0).to(tl.int8) - (x < 0).to(tl.int8)).to(x.dtype)
 
     def vjp(g):
         return zero(g)
@@ -435,7 +441,7 @@ class copysign:
         return _copysign(x, typed(y, x))
 
     def vjp(g, x, out):
-        return g * (sign(x) * sign(out)), zero(g)
+        return where(x == 0, 0.0, where((x < 0) == (out < 0), g, -g)), zero(g)
 
 
 # What torch's functions take beyond the two operands; the plain entries stay cheap to call

@@ -141,7 +141,8 @@ class isinf:
     def triton(x):
         if x.dtype.is_floating():
             return tl.abs(x) == float("inf")
-        return x != x
+        else:
+            return x != x
 
 
 @elementwise(result="bool")
@@ -159,7 +160,8 @@ class isfinite:
     def triton(x):
         if x.dtype.is_floating():
             return tl.abs(x) < float("inf")
-        return x == x
+        else:
+            return x == x
 
 
 @elementwise(result="bool")
@@ -178,11 +180,14 @@ class signbit:
     def triton(x):
         if x.dtype == tl.float32:
             return x.to(tl.int32, bitcast=True) < 0
-        if x.dtype == tl.float64:
-            return x.to(tl.int64, bitcast=True) < 0
-        if x.dtype == tl.int1:
-            return x != x
-        return x < 0
+        else:
+            if x.dtype == tl.float64:
+                return x.to(tl.int64, bitcast=True) < 0
+            else:
+                if x.dtype == tl.int1:
+                    return x != x
+                else:
+                    return x < 0
 
 
 @composite
@@ -344,7 +349,8 @@ class bitwise_not:
     def triton(x):
         if x.dtype == tl.int1:
             return x == 0
-        return ~x
+        else:
+            return ~x
 
 
 @elementwise(takes="int", domain=(_COUNTS, _COUNTS))

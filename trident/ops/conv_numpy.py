@@ -25,6 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..lang import cdiv, next_power_of_2
+from ..shapes import contiguous_strides
 
 Sizes = tuple[int, ...]
 
@@ -177,28 +178,48 @@ def _depthwise(
     stride: Sizes,
     dilation: Sizes,
 ) -> np.ndarray:
-    """One input channel per group: a multiply-add for each tap, no products of matrices."""
+    """One input channel per group: a multiply and add for each tap, no products of matrices."""
     n, channels = x.shape[:2]
     size, kernel = out.shape[2:], w.shape[2:]
-    ones = (1,) * len(size)
     weights = w.reshape(channels, -1, *kernel)
+    multiplier = weights.shape[1]
+    ones = (1,) * len(size)
+
+    def add_taps(total: np.ndarray, source: Callable) -> None:
+        product = np.empty_like(total)
+        for number, tap in enumerate(np.ndindex(*kernel)):
+            factor = weights[(slice(None), slice(None), *tap)]
+            factor = factor.reshape(channels, -1, *(1 for _ in total.shape[3:]))
+            np.multiply(source(tap), factor, out=product if number else total)
+            if number:
+                total += product
 
     def task(a: int, b: int) -> None:
-        view = windows(_padded(x[a:b], low, high), kernel, size, stride, dilation)
-        result = out[a:b].reshape(b - a, channels, -1, *size)
-        product = np.empty_like(result)
-        for number, tap in enumerate(np.ndindex(*kernel)):
-            source = view[(slice(None), slice(None), *tap)][:, :, None]
-            factor = weights[(slice(None), slice(None), *tap)].reshape(channels, -1, *ones)
-            if number == 0:
-                np.multiply(source, factor, out=result)
-            else:
-                np.multiply(source, factor, out=product)
-                result += product
+        m = b - a
+        padded = _padded(x[a:b], low, high)
+        result = out[a:b].reshape(m, channels, multiplier, *size)
+        if all(s == 1 for s in stride):
+            # whole planes at a time, rows end to end: long inner loops; the columns at the end
+            # of each row are computed in vain
+            steps = contiguous_strides(padded.shape[2:])
+            length = sum((o - 1) * st for o, st in zip(size, steps)) + 1
+            flat = np.ascontiguousarray(padded).reshape(m, channels, 1, -1)
+            total = np.empty((m, channels, multiplier, flat.shape[-1]), x.dtype)
+
+            def shifted(tap: Sizes) -> np.ndarray:
+                start = sum(t * d * st for t, d, st in zip(tap, dilation, steps))
+                return flat[..., start : start + length]
+
+            add_taps(total[..., :length], shifted)
+            planes = total.reshape(m, channels, multiplier, *padded.shape[2:])
+            result[...] = planes[(..., *(slice(o) for o in size))]
+        else:
+            view = windows(padded, kernel, size, stride, dilation)
+            add_taps(result, lambda tap: view[(slice(None), slice(None), *tap)][:, :, None])
         if bias is not None:
             result += bias.reshape(channels, -1, *ones)
 
-    _in_chunks(task, n, 3 * math.prod(out.shape[1:]) * out.itemsize, 0)
+    _in_chunks(task, n, 4 * math.prod(out.shape[1:]) * out.itemsize, 0)
     return out
 
 

@@ -9,7 +9,7 @@ from ..kernels.device_math import expm1 as _expm1
 from ..kernels.device_math import log1p as _log1p
 from ..kernels.device_math import sigmoid as _sigmoid
 from ..lang import jit, tl
-from .arithmetic import where
+from .arithmetic import where, zero
 from .blockwise import blockwise
 from .registry import POSITIVE, REALS, Interval, elementwise
 
@@ -220,7 +220,8 @@ class logaddexp:
         return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL) + _log1p(exp_accurate(-gap))
 
     def vjp(g, x, y):
-        share = sigmoid(where(x == y, 0.0, x - y))
+        # equal infinities share alike; their difference is NaN
+        share = sigmoid(where((x == y) & (x - x != 0), 0.0, x - y))
         return g * share, g * (1 - share)
 
 
@@ -260,7 +261,7 @@ class xlogy:
     """
 
     def numpy(x, y):
-        return np.where(np.equal(x, 0) & ~np.isnan(y), 0.0, x * np.log(y))
+        return np.where(np.equal(x, 0) & ~np.isnan(y), 0.0, x * np.log(y, dtype=np.result_type(x, y)))
 
     @jit
     def triton(x, y):
@@ -269,5 +270,5 @@ class xlogy:
         return tl.where((x == 0) & (y == y), 0.0, x * tl.log(y))
 
     def vjp(g, x, y):
-        safe = where((x == 0) & (y <= 0), 1.0, y)
-        return xlogy(g, safe), g * (x / safe)
+        gx = xlogy(g, where((x == 0) & (y <= 0), 1.0, y + zero(g)))
+        return gx, g * (x / where((x == 0) & (y == 0), 1.0, y))

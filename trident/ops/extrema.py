@@ -196,7 +196,8 @@ class nan_to_num:
             r = tl.where(x == float("inf"), high if posinf is None else posinf, x)
             r = tl.where(x == -float("inf"), -high if neginf is None else neginf, r)
             return tl.where(x != x, 0.0 if nan is None else nan, r)
-        return x
+        else:
+            return x
 
     def vjp(g, x):
         return where((x - x) == 0, g, 0.0)

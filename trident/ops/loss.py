@@ -110,8 +110,7 @@ class huber:
         return near * (size - 0.5 * near)
 
     def vjp(g, x, *, delta):
-        inside = ops.le(ops.abs(x), delta)
-        return g * ops.where(inside, x, ops.where(ops.gt(x, 0.0), delta, -delta))
+        return g * ops.maximum(ops.minimum(x, delta), -delta)
 
 
 @composite(method=False)

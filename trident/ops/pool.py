@@ -102,7 +102,7 @@ def _max_along(
     if len(found) > 1 and found[0][1] == found[1][1] == slice(0, w.out):  # the usual case, no copy
         (first, number), (value, later) = (tap(k, source) for k, _, source, _ in found[:2])
         out, chosen = np.maximum(first, value), beats(value, first, later)
-        if which is not None:
+        if which is not None or number:
             np.maximum(chosen, number, out=chosen)
         found = found[2:]
     elif covered:

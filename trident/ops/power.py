@@ -112,13 +112,15 @@ class pow:
         y = typed(y, x)
         if x.dtype.is_floating():
             return power(x, y)
-        if x.dtype == tl.int1:
-            return x | (y == 0)
-        return integer_power(x, y)
+        else:
+            if x.dtype == tl.int1:
+                return x | (y == 0)
+            else:
+                return integer_power(x, y)
 
     def vjp(g, x, y, out):
-        # x**(y - 1) at y = 0 and log(x) at x = 0 get arguments that give no NaN in any derivative
-        gx = g * (y * _pow(x, where(y == 0, zero(out), y - 1)))
+        # 0**(y - 1) at y = 0 and log(0) at y >= 0 are kept away from the products: no NaN arises
+        gx = g * (y * _pow(where((x == 0) & (y == 0), 1.0, x), y - 1))
         safe = where((x == 0) & (y >= 0), 1.0, x + zero(out))
         return gx, g * (out * log(safe))
 

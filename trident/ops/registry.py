@@ -103,7 +103,9 @@ class Op:
     def set_vjp(self, vjp: Callable | None) -> None:
         self.vjp = vjp
         self.vjp_names = tuple(inspect.signature(vjp).parameters) if vjp else ()
-        self.saves_operands = any(n in self.vjp_names for n in self.operands)
+        self.saves = [n in self.vjp_names for n in self.operands]
+        self.saves_operands = any(self.saves)
+        self.saves_spec = any(n.endswith("_spec") for n in self.vjp_names)
         self.saves_out = "out" in self.vjp_names
 
     def bind(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -202,6 +204,7 @@ class View(Op):
         self.samples = body.__dict__.get("samples")
         self.dtypes: tuple[DType, ...] = dtypes.FLOATS
         self.method = options.pop("method", True)
+        self.may_copy: bool = options.pop("may_copy", False)
 
 
 class Fused(Op):
@@ -272,11 +275,19 @@ _CREATE: list[Callable] = []
 def _public(op: Op) -> Callable:
     """The function that users call; ``function.op`` is the record."""
     arity, bind = op.arity, op.bind
-    plain = not op.attributes and not op.optional and not op.variadic
+    fixed = not op.variadic
+    defaults, names = op.defaults, op.attributes.keys()
+    complete = len(defaults) == len(names)
     fallback: Callable = find_apply
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if kwargs or not plain or len(args) != arity:
+        if fixed and len(args) == arity and not kwargs and complete:
+            kwargs = defaults
+        elif fixed and len(args) == arity and kwargs.keys() <= names:
+            kwargs = {**defaults, **kwargs}
+            if len(kwargs) != len(names):
+                args, kwargs = bind(args, kwargs)
+        else:
             args, kwargs = bind(args, kwargs)
         try:
             apply = args[0]._apply

@@ -28,7 +28,8 @@ class floor:
     def triton(x):
         if x.dtype.is_floating():
             return tl.floor(x)
-        return x
+        else:
+            return x
 
     def vjp(g):
         return zero(g)
@@ -49,7 +50,8 @@ class ceil:
     def triton(x):
         if x.dtype.is_floating():
             return tl.ceil(x)
-        return x
+        else:
+            return x
 
     def vjp(g):
         return zero(g)
@@ -97,9 +99,10 @@ class round:
             if decimals > 0:
                 up: tl.constexpr = 10.0**decimals
                 return div_exact(round_even(x * up), tl.full((), up, x.dtype))
-            if decimals < 0:
-                down: tl.constexpr = 10.0 ** (-decimals)
-                return round_even(div_exact(x, tl.full((), down, x.dtype))) * down
+            else:
+                if decimals < 0:
+                    down: tl.constexpr = 10.0 ** (-decimals)
+                    return round_even(div_exact(x, tl.full((), down, x.dtype))) * down
         return round_even(x)
 
     def vjp(g):

@@ -51,7 +51,7 @@ class alias:
         return (draw.tensor(draw.shape(1, 3)),), {}
 
 
-@view(method=False)
+@view(method=False, may_copy=True)
 class reshape:
     """x with the same elements in row-major order and another shape; one size may be -1.
 

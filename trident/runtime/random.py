@@ -1,8 +1,9 @@
 """Random numbers that depend on (seed, offset, index) alone, and the state that hands out offsets.
 
 Philox 4x32-10 turns a 128-bit counter and a 64-bit key into four 32-bit words. Element ``i`` of a draw
-is lane ``i % 4`` of block ``offset + i // 4``; the seed is the key. So a draw is the same on every
-device, for every block size and thread count. What is here is the numpy side; ``kernels/random.py``
+is lane ``i % 4`` of block ``offset + i // 4``; the seed is the key. Where an element needs 64 bits (a
+float64), counter word 2 gives it a second word. So a draw is the same on every device, for every block
+size and thread count, and ``n`` elements always use ``n`` words of the stream. What is here is the numpy side; ``kernels/random.py``
 holds the same functions as Triton text, equal bit by bit up to the uniform floats and the integers.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
@@ -21,7 +22,9 @@ _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 _WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_BLOCK = 8192  # Philox blocks in flight: 2 x 64 KB of state and as much scratch stay in the L2 cache
+_BLOCK = (
+    8192  # Philox blocks in flight: 2 x 64 KB of state and as much scratch stay in the L2 cache
+)
 
 
 @functools.lru_cache(maxsize=64)
@@ -30,7 +33,9 @@ def _round_keys(seed: int) -> list[np.ndarray]:
     return [(key + np.uint64(i) * _WEYL) & _LOW for i in range(ROUNDS)]
 
 
-def philox_blocks(seed: int, offset: int, n_blocks: int, high: tuple[int, int] = (0, 0)) -> np.ndarray:
+def philox_blocks(
+    seed: int, offset: int, n_blocks: int, high: tuple[int, int] = (0, 0)
+) -> np.ndarray:
     """Blocks ``offset`` to ``offset + n_blocks`` as uint32 (n_blocks, 4). ``high``: counter words 2, 3."""
     out = np.empty((n_blocks, 4), np.uint32)
     size = min(_BLOCK, n_blocks)
@@ -58,17 +63,19 @@ def philox_blocks(seed: int, offset: int, n_blocks: int, high: tuple[int, int] =
     return out
 
 
-def philox(seed: int, offset: int, n: int) -> np.ndarray:
-    """The first ``n`` words of the draw that starts at block ``offset``: uint32 (n,)."""
-    return philox_blocks(seed, offset, -(-n // 4)).reshape(-1)[:n]
+def philox(seed: int, offset: int, n: int, plane: int = 0) -> np.ndarray:
+    """The first ``n`` words of the draw that starts at block ``offset``: uint32 (n,).
+
+    ``plane`` is counter word 2: other planes give other words to the same elements.
+    """
+    return philox_blocks(seed, offset, -(-n // 4), (plane, 0)).reshape(-1)[:n]
 
 
 def words64(seed: int, offset: int, n: int) -> np.ndarray:
-    """``n`` 64-bit words, each from two neighbouring lanes (the first is the high half): uint64 (n,)."""
-    pairs = philox(seed, offset, 2 * n).reshape(n, 2)
-    result = pairs[:, 0].astype(np.uint64)
+    """``n`` 64-bit words: the high half from plane 0, the low half from plane 1. uint64 (n,)."""
+    result = philox(seed, offset, n).astype(np.uint64)
     result <<= _HALF
-    result |= pairs[:, 1]
+    result |= philox(seed, offset, n, plane=1)
     return result
 
 
@@ -170,7 +177,9 @@ class Generator:
         """Continue from what ``get_state`` returned."""
         raw = np.ascontiguousarray(np.asarray(state, np.uint8))
         if raw.shape != (16,):
-            raise ValueError(f"Generator.set_state: state must hold 16 bytes; got shape {raw.shape}")
+            raise ValueError(
+                f"Generator.set_state: state must hold 16 bytes; got shape {raw.shape}"
+            )
         seed, offset = raw.view(np.uint64)
         with self._lock:
             self._seed, self._offset = int(seed), int(offset)

@@ -9,6 +9,7 @@ matter. Un-broadcasting and casts to the operand's dtype are done here, once for
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,11 +112,14 @@ def walk(
     finally:
         quiet_reset(quiet_token)
         _enabled.reset(grad_token)
-    for key, (leaf, g) in leaves.items():
+    while leaves:
+        key, entry = leaves.popitem()
+        leaf, g = entry
+        del entry  # so that _owned can see whether anyone else holds g
         if leaf._hooks:
             g = _run_hooks(leaf._hooks, g, graph)
         if wanted is None:
-            _accumulate(leaf, g, graph)
+            _accumulate(leaf, g if graph else _owned(g, sys.getrefcount(g)), graph)
         elif key in stops:
             result[key] = g
     return result
@@ -216,7 +220,7 @@ def _check_nan(current: Node, grads: tuple, graph: bool) -> None:
 
 def _accumulate(leaf: Any, g: Any, graph: bool) -> None:
     if leaf.grad is None:
-        leaf.grad = g if graph else node.tensor_of(_owned(g))
+        leaf.grad = g if graph else node.tensor_of(g)
     elif graph:
         leaf.grad = leaf.grad + g
     else:
@@ -232,8 +236,17 @@ def _accumulate(leaf: Any, g: Any, graph: bool) -> None:
         hook(leaf)
 
 
-def _owned(g: Any) -> Any:
-    """A gradient array that nothing else refers to: rules may hand the same array to two operands."""
+def _owned(g: Any, references: int) -> Any:
+    """A gradient array that nothing else refers to: rules may hand the same array to two operands.
+
+    ``references`` is ``sys.getrefcount`` in the caller, which counts its variable and the argument.
+    """
+    if references <= 2:
+        if g.__class__ is np.ndarray:
+            if g.base is None and g.flags.c_contiguous:
+                return g
+        elif sys.getrefcount(g.buffer) <= 2 and g.is_contiguous():
+            return g
     return backends.of(g).copy(g)
 
 
@@ -262,7 +275,7 @@ def backward(
     for t in targets:
         g = found.get(id(t._node or t))
         if g is not None:
-            _accumulate(t, g, create_graph)
+            _accumulate(t, g if create_graph else _owned(g, 3), create_graph)
 
 
 def grad(
@@ -311,7 +324,7 @@ def grad(
                 )
             grads.append(None)
             continue
-        grads.append(g if create_graph else node.tensor_of(_owned(g)))
+        grads.append(g if create_graph else node.tensor_of(_owned(g, 3)))
     return tuple(grads)
 
 

@@ -295,25 +295,26 @@ class RuleNode(Node):
         self.op = op
         self.attrs = attrs
         self.edges = edges
-        names = op.vjp_names
         if op.variadic:
-            self.args = args if op.operands[0] in names else None
-            self.specs = [_spec(a) for a in args] if op.operands[0] + "_spec" in names else None
+            self.args = args if op.saves[0] else None
+            self.specs = [_spec(a) for a in args] if op.saves_spec else None
         else:
-            self.args = tuple(
-                [a if n in names else None for n, a in zip(op.operands, args)]
-            )
-            self.specs = None
-            for n, a in zip(op.operands, args):
-                if n + "_spec" in names:
-                    self.specs = {**(self.specs or {}), n + "_spec": _spec(a)}
-        self.versions = saved_versions(self.args) if self.args else None
-        if isinstance(data, tuple):
-            self._shape = self._dtype = None
-        else:
+            if op.saves_operands:
+                self.args = tuple([a if keep else None for keep, a in zip(op.saves, args)])
+            if op.saves_spec:
+                self.specs = {
+                    n + "_spec": _spec(a)
+                    for n, a in zip(op.operands, args)
+                    if n + "_spec" in op.vjp_names
+                }
+        if self.args is not None:
+            self.versions = saved_versions(self.args)
+        if data.__class__ is not tuple:
             self._shape = data.shape
             self._dtype = data.dtype
 
+    specs: Any = None
+    versions: tuple | None = None
     out_versions: tuple = ()
 
     def save_out(self, data: Any, versions: tuple) -> None:

@@ -57,6 +57,7 @@ class Draw:
         self, shape: Sequence[int], low: int, high: int, dtype: DType = dtypes.int64
     ) -> np.ndarray:
         """Random integers in [low, high), with strides of some kind."""
+        high = max(high, low + 1)  # an empty range only goes with an empty shape
         return self.layout(self.values().integers(low, high, tuple(shape)).astype(dtype.np))
 
     def _values(self, shape: tuple[int, ...], dtype: DType, domain: Interval) -> np.ndarray:

@@ -1,0 +1,359 @@
+"""``trident.nn.functional``: layers as functions.
+
+Most names are ops, handed through as they are. What is written out here is torch's ``inplace``
+argument, attention, resizing, and a few functions that are short in other ops.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import trident
+
+from .. import Tensor, ops
+from ..errors import ShapeError, missing_name, wrong
+
+# names of torch.nn.functional that are ops of the same signature
+_OPS = """
+linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d unfold fold
+max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+layer_norm rms_norm group_norm batch_norm instance_norm local_response_norm normalize
+sigmoid tanh gelu softplus softsign tanhshrink softshrink hardshrink prelu logsigmoid softmin
+one_hot pad cosine_similarity pairwise_distance
+mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits
+cross_entropy nll_loss kl_div poisson_nll_loss gaussian_nll_loss cosine_embedding_loss
+triplet_margin_loss margin_ranking_loss hinge_embedding_loss
+""".split()
+for _name in _OPS:
+    if _name in ops.FUNCTIONS:
+        globals()[_name] = getattr(ops, _name)
+
+
+def __getattr__(name: str) -> Any:
+    raise missing_name("trident.nn.functional", name, globals())
+
+
+# ---- activations --------------------------------------------------------------------------------
+
+
+def _finish(function: Any, input: Tensor, inplace: bool, **attributes: Any) -> Tensor:
+    """``function(input)``; with ``inplace`` the result is also written into ``input``."""
+    if not inplace:
+        return function(input, **attributes)
+    if input.requires_grad and trident.is_grad_enabled():
+        # the gradient may need the value that is overwritten, so it is taken from a copy
+        return input.copy_(function(input.clone(), **attributes))
+    return input.copy_(function(input, **attributes))
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``max(x, 0)``.
+
+    >>> trident.nn.functional.relu(trident.tensor([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    return input.relu_() if inplace else ops.relu(input)
+
+
+def relu_(input: Tensor) -> Tensor:
+    """``relu`` that overwrites its input."""
+    return input.relu_()
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """``min(max(x, 0), 6)``."""
+    return _finish(ops.relu6, input, inplace)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """``x`` where positive, ``negative_slope * x`` elsewhere."""
+    return _finish(ops.leaky_relu, input, inplace, negative_slope=negative_slope)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """``x`` where positive, ``alpha * (exp(x) - 1)`` elsewhere."""
+    return _finish(ops.elu, input, inplace, alpha=alpha)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``scale * (max(x, 0) + min(alpha * (exp(x) - 1), 0))`` with SELU's constants."""
+    return _finish(ops.selu, input, inplace)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """``max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0)``."""
+    return _finish(ops.celu, input, inplace, alpha=alpha)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``x * sigmoid(x)``."""
+    return _finish(ops.silu, input, inplace)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """``x * tanh(softplus(x))``."""
+    return _finish(ops.mish, input, inplace)
+
+
+def hardtanh(
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
+    """``x`` limited to [min_val, max_val]."""
+    return _finish(ops.hardtanh, input, inplace, min_val=min_val, max_val=max_val)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """``min(max(x + 3, 0), 6) / 6``."""
+    return _finish(ops.hardsigmoid, input, inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """``x * min(max(x + 3, 0), 6) / 6``."""
+    return _finish(ops.hardswish, input, inplace)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """``x`` where ``x > threshold``, ``value`` elsewhere."""
+    return _finish(ops.threshold, input, inplace, threshold=threshold, value=value)
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """``a * sigmoid(b)``, a and b the halves of x along ``dim``."""
+    if input.shape[dim] % 2:
+        raise wrong("glu", f"axis {dim} must have an even size", got=tuple(input.shape))
+    a, b = input.chunk(2, dim)
+    return a * ops.sigmoid(b)
+
+
+def softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+) -> Tensor:
+    """``exp(x) / sum(exp(x))`` along ``dim``; ``dtype`` converts the input first."""
+    return ops.softmax(input, dim=dim, dtype=dtype)
+
+
+def log_softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+) -> Tensor:
+    """``log(softmax(x))`` along ``dim``, computed without overflow."""
+    return ops.log_softmax(input, dim=dim, dtype=dtype)
+
+
+def gumbel_softmax(
+    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
+    """A softmax of ``(logits + Gumbel noise) / tau``; ``hard`` gives one-hot values, soft gradients.
+
+    Source: Jang, Gu, Poole 2017, arXiv:1611.01144.
+    """
+    uniform = trident.rand_like(logits).clamp(min=1e-20)
+    soft = ops.softmax((logits - (-uniform.log()).clamp(min=1e-20).log()) / tau, dim=dim)
+    if not hard:
+        return soft
+    at = soft.detach().argmax(dim, True)
+    one = trident.zeros_like(logits).scatter(dim, at, 1.0)
+    return one - soft.detach() + soft
+
+
+def soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """``log(1 + exp(-target * input))`` with targets 1 and -1, averaged."""
+    from ..ops.loss import reduced, reduction_of, same_shape
+
+    reduction = reduction_of("soft_margin_loss", reduction, size_average, reduce)
+    same_shape("soft_margin_loss", input, target)
+    return reduced(-ops.logsigmoid(target * input), reduction)
+
+
+# ---- dropout ------------------------------------------------------------------------------------
+
+
+def _probability(op: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{op}: p must lie in [0, 1]; got {p}")
+
+
+def dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero each element with probability ``p`` and scale the rest by 1 / (1 - p), in training only."""
+    _probability("dropout", p)
+    if not training or p == 0:
+        return input
+    return _finish(ops.dropout, input, inplace, p=p)
+
+
+def _channel_dropout(
+    op: str, n_axes: int, input: Tensor, p: float, training: bool, inplace: bool
+) -> Tensor:
+    _probability(op, p)
+    if input.ndim not in (n_axes + 1, n_axes + 2):
+        raise wrong(
+            op, f"input must have {n_axes + 2} axes (N, C, ...) or {n_axes + 1}", got=tuple(input.shape)
+        )
+    if not training or p == 0:
+        return input
+    ones = trident.ones(
+        *input.shape[: input.ndim - n_axes], *(1,) * n_axes, dtype=input.dtype, device=input.device
+    )
+    mask = ops.dropout(ones, p=p)
+    return input.mul_(mask) if inplace else input * mask
+
+
+def dropout1d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero whole channels of x (N, C, L) or (C, L)."""
+    return _channel_dropout("dropout1d", 1, input, p, training, inplace)
+
+
+def dropout2d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero whole channels of x (N, C, H, W) or (C, H, W)."""
+    return _channel_dropout("dropout2d", 2, input, p, training, inplace)
+
+
+def dropout3d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero whole channels of x (N, C, D, H, W) or (C, D, H, W)."""
+    return _channel_dropout("dropout3d", 3, input, p, training, inplace)
+
+
+def alpha_dropout(
+    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """Dropout to SELU's negative limit, scaled so that mean 0 and variance 1 stay.
+
+    Source: Klambauer et al. 2017, arXiv:1706.02515.
+    """
+    _probability("alpha_dropout", p)
+    if not training or p == 0:
+        return input
+    if p == 1:
+        return _finish(lambda x: x * 0.0, input, inplace)
+    limit = -1.0507009873554805 * 1.6732632423543772
+    scale = 1.0 / math.sqrt((1 - p) * (1 + p * limit**2))
+    keep = (trident.rand_like(input) >= p).to(input.dtype)
+    shift = (1 - keep) * (limit * scale) - scale * limit * p
+    return _finish(lambda x: x * (keep * scale) + shift, input, inplace)
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Rows of ``weight`` (num, dim) at integer indices (...) -> (..., dim).
+
+    The row ``padding_idx`` gets no gradient; rows longer than ``max_norm`` are scaled down in place.
+    ``sparse`` is accepted: gradients are dense.
+    """
+    if scale_grad_by_freq:
+        raise ValueError("embedding: scale_grad_by_freq=True is not available; scale the loss")
+    if max_norm is not None:
+        with trident.no_grad():
+            rows = input.reshape(-1).unique()
+            chosen = weight.detach()[rows]
+            norms = ops.vector_norm(chosen, norm_type, 1, True)
+            weight[rows] = ops.where(norms > max_norm, chosen * (max_norm / (norms + 1e-7)), chosen)
+    return ops.embedding(input, weight, padding_idx=padding_idx)
+
+
+# ---- pixels -------------------------------------------------------------------------------------
+
+
+def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
+    """Channels to pixels: (..., C * r^2, H, W) -> (..., C, H * r, W * r)."""
+    r = upscale_factor
+    if input.ndim < 3 or input.shape[-3] % (r * r):
+        raise wrong(
+            "pixel_shuffle", f"input must be (..., C * {r * r}, H, W)", got=tuple(input.shape)
+        )
+    *lead, c, h, w = input.shape
+    x = input.reshape(-1, c // (r * r), r, r, h, w).permute(0, 1, 4, 2, 5, 3)
+    return x.reshape(*lead, c // (r * r), h * r, w * r)
+
+
+def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
+    """Pixels to channels: (..., C, H * r, W * r) -> (..., C * r^2, H, W)."""
+    r = downscale_factor
+    if input.ndim < 3 or input.shape[-1] % r or input.shape[-2] % r:
+        raise wrong(
+            "pixel_unshuffle", f"input must be (..., C, H * {r}, W * {r})", got=tuple(input.shape)
+        )
+    *lead, c, h, w = input.shape
+    x = input.reshape(-1, c, h // r, r, w // r, r).permute(0, 1, 3, 5, 2, 4)
+    return x.reshape(*lead, c * r * r, h // r, w // r)
+
+
+# ---- attention ----------------------------------------------------------------------------------
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``softmax(query @ key.T * scale + mask) @ value``.
+
+    query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, Ev) -> (..., heads, L, Ev).
+    ``attn_mask`` broadcasts to (..., L, S): bool (True takes part) or added to the scores.
+    ``scale`` defaults to 1 / sqrt(E). ``enable_gqa`` repeats the heads of key and value.
+
+    >>> q = trident.zeros(1, 2, 3, 4)
+    >>> trident.nn.functional.scaled_dot_product_attention(q, q, q).shape
+    trident.Size([1, 2, 3, 4])
+    """
+    if query.ndim < 2 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise ShapeError(
+            "scaled_dot_product_attention: query (..., L, E), key (..., S, E) and value (..., S, Ev) "
+            f"are needed; got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if is_causal and attn_mask is not None:
+        raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+    if scale is None:
+        scale = 1.0 / math.sqrt(query.shape[-1])
+    scores = ops.matmul(query * scale, key.transpose(-2, -1))
+    if is_causal:
+        n, m = query.shape[-2], key.shape[-2]
+        attn_mask = trident.ones(n, m, dtype=trident.bool, device=query.device).tril()
+    if attn_mask is not None:
+        if attn_mask.dtype is trident.bool:
+            scores = scores.masked_fill(ops.logical_not(attn_mask), -math.inf)
+        else:
+            scores = scores + attn_mask
+    weights = ops.softmax(scores, dim=-1)
+    if attn_mask is not None and attn_mask.dtype is trident.bool and not is_causal:
+        # a query that may look at nothing gives zeros, not NaN
+        alone = ops.logical_not(attn_mask.any(-1, True))
+        weights = weights.masked_fill(alone, 0.0)
+    return ops.matmul(dropout(weights, dropout_p), value)
+
+
+# ---- resizing -----------------------------------------------------------------------------------
+
+from ._resize import interpolate, upsample  # noqa: E402, F401
