@@ -309,7 +309,6 @@ def test_promotion_table(device):
         ("int32", 2, "int32"),
         ("int32", 2.0, "float32"),
         ("int32", True, "int32"),
-        ("uint8", 300, "uint8"),
         ("bool", 2, "int64"),
         ("bool", 2.0, "float32"),
         ("float16", 2.0, "float16"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,14 +140,21 @@ def full(
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
     d = dtypes.as_dtype(dtype) if dtype is not None else dtypes.scalar_dtype(fill_value)
-    shape = _spread((size,)) if not isinstance(size, int) else (size,)
+    shape = _shape("full", (size,))
     return _place(_filled(shape, fill_value, d), device, requires_grad)
 
 
 def _filled(shape: tuple[int, ...], value: Any, d: DType) -> np.ndarray:
+    zero = value == 0 and math.copysign(1.0, value) > 0
+    return np.zeros(shape, d.np) if zero else np.full(shape, value, d.np)
+
+
+def _shape(name: str, size: tuple) -> tuple[int, ...]:
+    """The shape that ``zeros(2, 3)`` or ``zeros((2, 3))`` names."""
+    shape = _spread(size)
     if any(s < 0 for s in shape):
-        raise wrong("full", "sizes must not be negative", got=shape)
-    return np.zeros(shape, d.np) if value == 0 else np.full(shape, value, d.np)
+        raise wrong(name, "sizes must not be negative", got=shape)
+    return shape
 
 
 def _float(dtype: Any) -> DType:
@@ -161,7 +169,7 @@ def zeros(
     >>> trident.zeros(2)
     tensor([0., 0.])
     """
-    return _place(_filled(_spread(size), 0, _float(dtype)), device, requires_grad)
+    return _place(_filled(_shape("zeros", size), 0, _float(dtype)), device, requires_grad)
 
 
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -170,14 +178,14 @@ def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool 
     >>> trident.ones(2)
     tensor([1., 1.])
     """
-    return _place(_filled(_spread(size), 1, _float(dtype)), device, requires_grad)
+    return _place(_filled(_shape("ones", size), 1, _float(dtype)), device, requires_grad)
 
 
 def empty(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Uninitialised memory: what it holds is arbitrary."""
-    shape = _spread(size)
+    shape = _shape("empty", size)
     where = devices.as_device(device)
     if where.type == "cpu":
         data: Any = np.empty(shape, _float(dtype).np)
@@ -315,7 +323,7 @@ def rand(
     >>> bool((x >= 0).all() and (x < 1).all())
     True
     """
-    x = _draw("random_uniform", _spread(size), generator, _float(dtype), device, low=0.0, high=1.0)
+    x = _draw("random_uniform", _shape("rand", size), generator, _float(dtype), device, low=0.0, high=1.0)
     return _grad(x, requires_grad)
 
 
@@ -328,7 +336,7 @@ def randn(
     >>> trident.randn(2, 3).shape
     trident.Size([2, 3])
     """
-    x = _draw("random_normal", _spread(size), generator, _float(dtype), device, mean=0.0, std=1.0)
+    x = _draw("random_normal", _shape("randn", size), generator, _float(dtype), device, mean=0.0, std=1.0)
     return _grad(x, requires_grad)
 
 
@@ -348,7 +356,7 @@ def randint(
     if high <= low:
         raise wrong("randint", "high must be above low", got=(low, high))
     d = dtypes.as_dtype(dtype) if dtype is not None else dtypes.int64
-    return _draw("random_int", _spread((size,)), generator, d, device, low=low, high=high)
+    return _draw("random_int", _shape("randint", (size,)), generator, d, device, low=low, high=high)
 
 
 def randperm(

@@ -151,10 +151,10 @@ def _operand(op: Op, a: Any) -> Any:
     """The array of a Tensor; numbers and arrays as they are; anything else is an error."""
     if isinstance(a, Tensor):
         return a._data
+    if isinstance(a, np.generic):  # before float: np.float64 is one, with a dtype
+        return a.item()
     if a is None or isinstance(a, (bool, int, float, _ndarray)) or hasattr(a, "_apply"):
         return a
-    if isinstance(a, np.generic):
-        return a.item()
     raise TypeError(
         f"{op.name}: expected Tensors or numbers; got {type(a).__name__}. "
         "Make a Tensor with trident.tensor(...)"
@@ -226,8 +226,9 @@ def _finish_several(op: Op, args: tuple, attrs: dict[str, Any], data: tuple) -> 
         node = RuleNode(op, args, attrs, edges, data)
         node.n_outputs = len(outs)
         _save_outputs(op, node, data, outs)
+        wanted = op.grad_outputs  # type: ignore[attr-defined]
         for i, o in enumerate(outs):
-            if o.is_floating_point():
+            if o.is_floating_point() and (wanted is None or i in wanted):
                 o._node = Slot(node, i, data[i])
                 o._requires_grad = True
     return outs

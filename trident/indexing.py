@@ -130,6 +130,8 @@ def parse(x: Tensor, index: Any) -> tuple[tuple, dict[int, Tensor]]:
             flat.append(_Mask(item))
         else:
             flat.append(item)
+    if sum(i is Ellipsis for i in flat) > 1:
+        raise wrong("getitem", "an index may hold one Ellipsis (...)", error=IndexBoundsError)
     used = sum(i.mask.ndim if isinstance(i, _Mask) else i is not None and i is not Ellipsis for i in flat)
     if used > x.ndim:
         raise wrong(

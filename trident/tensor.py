@@ -340,7 +340,10 @@ class Tensor(operators.Operators):
         if device is not None and devices.as_device(device).type != self.device.type:
             out = _to_device(out, devices.as_device(device))
         if dtype is not None and dtypes.as_dtype(dtype) is not out.dtype:
-            out = ops.to_dtype(out, dtype=dtypes.as_dtype(dtype))
+            dtype = dtypes.as_dtype(dtype)
+            if not dtype.is_floating_point and out._requires_grad:
+                out = out.detach()
+            out = ops.to_dtype(out, dtype=dtype)
         return ops.clone(out) if copy and out is self else out
 
     def cpu(self) -> Tensor:
@@ -405,6 +408,10 @@ class Tensor(operators.Operators):
 
     def tile(self, *sizes: Any) -> Tensor:
         return ops.tile(self, _spread(sizes))
+
+    def diagonal(self, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+        """The diagonal of the axes dim1 and dim2 as the last axis; a view."""
+        return ops.diagonal(self, offset=offset, dim1=dim1, dim2=dim2)
 
     def flip(self, *dims: Any) -> Tensor:
         return ops.flip(self, dims=_spread(dims))

@@ -72,6 +72,15 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
     return np.empty(0, np.int8).view(_Array)  # the rest follows as pickled state
 
 
+def _frombuffer(
+    data: bytes, dtype: _DType, shape: tuple, order: str, axes: tuple | None = None
+) -> np.ndarray:
+    flat = np.frombuffer(data, dtype.np)
+    if order == "K" and axes is not None:
+        return flat.reshape(shape).transpose(axes)
+    return flat.reshape(shape, order="F" if order == "F" else "C")
+
+
 def _scalar(dtype: _DType, data: bytes | str) -> np.generic:
     raw = data.encode("latin1") if isinstance(data, str) else data
     return np.frombuffer(raw, dtype.np, 1)[0]
@@ -86,6 +95,7 @@ NUMPY: dict[str, Any] = {
     "numpy.ndarray": "ndarray",  # only ever an argument of _reconstruct
     "_codecs.encode": _encode,
     **{f"numpy.{m}.multiarray._reconstruct": _reconstruct for m in ("core", "_core")},
+    **{f"numpy.{m}.numeric._frombuffer": _frombuffer for m in ("core", "_core")},
     **{f"numpy.{m}.multiarray.scalar": _scalar for m in ("core", "_core")},
 }
 """What pickled numpy arrays and numbers are made of, from numpy 1 and 2, Python 2 and 3."""

@@ -190,6 +190,8 @@ def run_rule(function: Callable, g: np.ndarray, args: tuple | None, out: Any) ->
         g = g.astype(_F32)
         args = tuple(map(widen, args)) if args is not None else None
         out = widen(out)
+    if not g.ndim:  # numpy gives scalars for 0-d arithmetic
+        return tuple([None if r is None else np.asarray(r) for r in function(g, args, out)])
     return function(g, args, out)
 
 

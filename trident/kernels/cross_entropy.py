@@ -1,9 +1,11 @@
-"""Cross entropy of logits with class indices, and the negative log likelihood, without a softmax array.
+"""Cross entropy of logits with class indices, and the negative log likelihood, without a softmax
+array.
 
 The forward kernel reads the logits once (twice where a row does not fit in registers) and keeps one
 number a row, the log of the sum of exponentials; the backward kernel writes the gradient once from
 it. Sums over rows go through one partial result a program and a second small kernel.
-Source: the fused loss of Liger-Kernel (Hsu et al., 2024), here out of place and with labels of any rank.
+Source: the fused loss of Liger-Kernel (Hsu et al., 2024), here out of place and with labels of any
+rank.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ REDUCTIONS = {"mean": MEAN, "sum": TOTAL, "none": NONE}
 def target_of(
     target_ptr, at, inside, n_cols, ignore_index, weight_ptr, weight_step, ACC: tl.constexpr
 ):
-    """(class, weight) of rows; the weight of an ignored row is 0, that of a class out of range NaN."""
+    """(class, weight) of rows; the weight of an ignored row is 0, that of a class out of range
+    NaN."""
     target = tl.load(target_ptr + at, mask=inside, other=0).to(tl.int64)
     used = inside & (target != ignore_index)
     valid = used & (target >= 0) & (target < n_cols)
@@ -198,7 +201,7 @@ def backward_kernel(
     inside = rows < n_rows
     mask = inside[:, None] & (cols < n_cols)[None, :]
     at = offset_of(rows, rn1, rn2, ts0, ts1, ts2)
-    target, weight, used, valid = target_of(
+    target, weight, used, _ = target_of(
         target_ptr, at, inside, n_cols, ignore_index, weight_ptr, weight_step, ACC
     )
     scale = tl.load(g_ptr + offset_of(rows, rn1, rn2, gs0, gs1, gs2), mask=inside, other=0.0).to(
@@ -238,7 +241,8 @@ def class_axis(ndim: int) -> int:
 
 
 def _beside(x: DeviceArray, rows: DeviceArray, axis: int) -> DeviceArray:
-    """``rows`` (x's shape without ``axis``, or a scalar) seen in x's shape, stride 0 along ``axis``."""
+    """``rows`` (x's shape without ``axis``, or a scalar) seen in x's shape, stride 0 along
+    ``axis``."""
     if rows.ndim == 0:  # a scalar, or the only row of (C,)
         return rows.broadcast_to(x.shape)
     return rows[(slice(None),) * axis + (None,)].broadcast_to(x.shape)
@@ -334,7 +338,7 @@ def backward(
     beside = [_beside(dx, target, axis), _beside(dx, g, axis)]
     plan, arrays = layout((axis,), *beside, *([] if x is None else [x]), out=dx)
     acc = accumulator(dx.dtype)
-    elements = interpreted_block() if dx.device.interpreted else 2048
+    elements = interpreted_block() if dx.device.interpreted else 8192 // acc.itemsize
     n_rows, n_cols = next_power_of_2(plan.n_rows), next_power_of_2(plan.n_cols)
     if plan.col_strides[-1][0] == 1:
         cols = min(n_cols, elements)

@@ -1,13 +1,13 @@
 """Scalar functions for kernels that Triton does not have, or has only approximately.
 
-Pure functions of float32 or float64 values in registers, for elementwise bodies and for the epilogues
-of other kernels: ``from .device_math import tanh``. They use no external library, so that they run
-in the interpreter and on every target, and none depends on ``fma`` being fused. The polynomials are
-our own: interpolants at Chebyshev nodes, computed with 50 digits. Errors are a few ulp; NaN, the
-infinities and signed zeros come out as in numpy.
+Pure functions of float32 or float64 values in registers, for elementwise bodies and for the
+epilogues of other kernels: ``from .device_math import tanh``. They use no external library, so that
+they run in the interpreter and on every target, and none depends on ``fma`` being fused. The
+polynomials are our own: interpolants at Chebyshev nodes, computed with 50 digits. Errors are a few
+ulp; NaN, the infinities and signed zeros come out as in numpy.
 
-A branch on the dtype is decided while compiling. It has an ``else`` throughout, because Triton would
-compile what follows a ``return`` as well.
+A branch on the dtype is decided while compiling. It has an ``else`` throughout, because Triton
+would compile what follows a ``return`` as well.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def power(x, y):
 
 @jit
 def integer_power(x, y):
-    """x**y for integers, by squaring, wrapping on overflow. A negative y gives 1 / x**-y truncated."""
+    """x**y for integers, by squaring, wrapping on overflow; for y < 0, 1 / x**-y truncated."""
     result = x * 0 + 1
     base = x
     rest = y

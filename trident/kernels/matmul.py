@@ -269,8 +269,8 @@ TILES = {
     "half": ((1 << 20, Tile(128, 128, 32, 8, 4)), (1 << 16, Tile(64, 128, 32, 8, 4)),
              (0, Tile(32, 64, 32, 4, 4))),
     "tf32": ((1 << 20, Tile(128, 64, 32, 4, 3)), (0, Tile(64, 32, 32, 4, 3))),
-    "single": ((1 << 18, Tile(64, 64, 16, 8, 3)), (0, Tile(32, 32, 16, 4, 3))),
-    "double": ((1 << 18, Tile(64, 64, 16, 8, 2)), (0, Tile(32, 32, 16, 4, 2))),
+    "single": ((1 << 18, Tile(64, 64, 16, 8, 2)), (0, Tile(32, 32, 16, 4, 3))),
+    "double": ((1 << 18, Tile(64, 64, 16, 8, 2)), (0, Tile(32, 32, 16, 4, 3))),
 }  # fmt: skip
 THIN = 4
 """Up to this many rows or columns, memory and not arithmetic is what a product waits for."""
@@ -328,7 +328,7 @@ def thin(p: Problem) -> None:
     if p.a.device.interpreted:
         room, bm, bk = 1 << 17, 32, 256
     else:
-        room, bm, bk = 1 << (12 if p.a.dtype.itemsize < 8 else 10), THIN, 128
+        room, bm, bk = (1 << 12, THIN, 128) if p.a.dtype.itemsize < 8 else (1 << 10, THIN, 64)
     bm = min(next_power_of_2(m), bm)
     bk = min(next_power_of_2(k), bk)
     bn = min(next_power_of_2(n), room // (bm * bk))

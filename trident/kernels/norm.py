@@ -1,19 +1,15 @@
-"""Layer, RMS, group and batch normalisation, forward and backward.
+"""Layer, RMS and group normalisation, forward and backward.
 
-Layer, RMS and group norm are row kernels: a row (the elements that share a mean) is read once where
-it fits in registers. Batch norm reduces over the outer axes, so its statistics are a split reduction
-(Welford, merged in a fixed order) and the rest is elementwise. Means and reciprocal deviations are
-kept in float32. Gradients of weight and bias are summed by a fixed number of programs into partial
-results, then by a second small kernel: no atomics, the same bits in every run.
-Source: Welford 1962 and Chan, Golub, LeVeque 1979 for the merge; the fixed program count of the
-backward pass follows Fast-LLM #546.
+A row (the elements that share a mean) is read once where it fits in registers. Means and reciprocal
+deviations are kept in float32. Gradients of weight and bias are summed by a fixed number of
+programs into partial results, then by a second small kernel: no atomics, the same bits in every
+run. Source: the fixed program count of the backward pass follows Fast-LLM #546.
 """
 
 from __future__ import annotations
 
 from .. import shapes
-from ..dtypes import dtype as DType
-from ..lang import cdiv, jit, next_power_of_2, tl
+from ..lang import cdiv, jit, tl
 from ..runtime import DeviceArray, launch
 from .reduce import (
     PROGRAMS,
@@ -142,6 +138,8 @@ def rows_backward_kernel(
     groups,
     channels,
     spatial,
+    CENTRED: tl.constexpr,
+    NORMED: tl.constexpr,  # x is normalised already
     FITS: tl.constexpr,
     ACC: tl.constexpr,
     INT64: tl.constexpr,
@@ -167,11 +165,12 @@ def rows_backward_kernel(
         mean = tl.zeros((ROWS, 1), ACC)
         if mean_ptr is not None:
             mean = tl.load(mean_ptr + rows, mask=inside, other=0.0).to(ACC)[:, None]
+        scale = tl.full((ROWS, 1), 1.0, ACC) if NORMED else rstd
         if FITS:
             mask = inside[:, None] & (cols < n_cols)[None, :]
             g = tl.load(g_row + cols[None, :] * g_step, mask=mask, other=0.0).to(ACC)
             x = tl.load(x_row + cols[None, :] * x_step, mask=mask, other=0.0).to(ACC)
-            normed = tl.where(mask, (x - mean) * rstd, 0.0)
+            normed = tl.where(mask, (x - mean) * scale, 0.0)
             if partial_ptr is not None:
                 dweight += g * normed
                 dbias += g
@@ -179,7 +178,7 @@ def rows_backward_kernel(
                 at = first_channel + (cols // spatial)[None, :]
                 g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
             dx = g - normed * (tl.sum(g * normed, 1) / n_cols)[:, None]
-            if mean_ptr is not None:
+            if CENTRED:
                 dx -= (tl.sum(g, 1) / n_cols)[:, None]
             dx *= rstd
             tl.store(dx_row + cols[None, :], dx.to(dx_ptr.dtype.element_ty), mask=mask)
@@ -194,7 +193,7 @@ def rows_backward_kernel(
                 if weight_ptr is not None:
                     at = first_channel + (c // spatial)[None, :]
                     g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
-                along += g * (x - mean) * rstd
+                along += g * (x - mean) * scale
                 level += g
             slope = (tl.sum(along, 1) / n_cols)[:, None]
             shift = (tl.sum(level, 1) / n_cols)[:, None]
@@ -206,8 +205,8 @@ def rows_backward_kernel(
                 if weight_ptr is not None:
                     at = first_channel + (c // spatial)[None, :]
                     g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
-                dx = g - (x - mean) * rstd * slope
-                if mean_ptr is not None:
+                dx = g - (x - mean) * scale * slope
+                if CENTRED:
                     dx -= shift
                 dx *= rstd
                 tl.store(dx_row + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=mask)
@@ -281,161 +280,7 @@ def parameter_kernel(
     tl.store(partial_ptr + at, tl.sum(level, 1), mask=inside)
 
 
-@jit
-def moments_kernel(
-    x_ptr,  # n_rows x n_cols
-    partial_ptr,  # (3, n_rows, splits): mean, sum of squared deviations, count
-    n_rows,
-    n_cols,
-    chunk,
-    rn1,
-    rn2,
-    cn1,
-    cn2,
-    rs0,
-    rs1,
-    rs2,
-    cs0,
-    cs1,
-    cs2,
-    ACC: tl.constexpr,
-    INT64: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    start = tl.program_id(1).to(tl.int64) * chunk
-    at = rows * tl.num_programs(1) + tl.program_id(1)
-    if not INT64:
-        rows = rows.to(tl.int32)
-        start = start.to(tl.int32)
-    stop = tl.minimum(start + chunk, n_cols)
-    inside = rows < n_rows
-    row_ptr = x_ptr + offset_of(rows, rn1, rn2, rs0, rs1, rs2)[:, None]
-    mean = tl.zeros((ROWS, COLS), ACC)
-    squares = tl.zeros((ROWS, COLS), ACC)
-    count = tl.zeros((COLS,), ACC)
-    for first in range(start, stop, COLS):  # Welford's update in every lane of the tile
-        cols = first + tl.arange(0, COLS)
-        live = cols < stop
-        mask = inside[:, None] & live[None, :]
-        x = tl.load(
-            row_ptr + offset_of(cols, cn1, cn2, cs0, cs1, cs2)[None, :], mask=mask, other=0.0
-        )
-        x = x.to(ACC)
-        count += tl.where(live, 1.0, 0.0)
-        delta = tl.where(mask, x - mean, 0.0)
-        mean += delta * (1.0 / tl.maximum(count, 1.0))[None, :]
-        squares += delta * (x - mean)
-    n = tl.sum(count, 0)
-    joint = tl.sum(mean * count[None, :], 1) / n
-    off = tl.where(count[None, :] > 0, mean - joint[:, None], 0.0)
-    tl.store(partial_ptr + at, joint, mask=inside)
-    step = tl.num_programs(1).to(tl.int64) * n_rows
-    tl.store(partial_ptr + at + step, tl.sum(squares + off * off * count[None, :], 1), mask=inside)
-    tl.store(partial_ptr + at + 2 * step, tl.zeros((ROWS,), ACC) + n, mask=inside)
-
-
-@jit
-def moments_finish_kernel(
-    partial_ptr,  # (3, n_rows, splits)
-    mean_ptr,
-    var_ptr,
-    rstd_ptr,
-    n_rows,
-    splits,
-    EPS: tl.constexpr,
-    ACC: tl.constexpr,
-    COLS: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    cols = tl.arange(0, COLS)
-    at = partial_ptr + row * splits + cols
-    step = n_rows * splits
-    means = tl.load(at, mask=cols < splits, other=0.0)
-    squares = tl.load(at + step, mask=cols < splits, other=0.0)
-    counts = tl.load(at + 2 * step, mask=cols < splits, other=0.0)
-    n = tl.sum(counts, 0)
-    mean = tl.sum(means * counts, 0) / n
-    off = tl.where(cols < splits, means - mean, 0.0)
-    var = tl.sum(squares + off * off * counts, 0) / n
-    tl.store(mean_ptr + row, mean)
-    tl.store(var_ptr + row, var)
-    tl.store(rstd_ptr + row, 1.0 / tl.sqrt(var + EPS))
-
-
-@jit
-def batch_kernel(
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    g_ptr,  # None: the forward pass
-    sums_ptr,  # (2, n_rows): sums of g * normed, and of g
-    out_ptr,  # out, or dx
-    n_rows,
-    n_cols,
-    rn1,
-    rn2,
-    cn1,
-    cn2,
-    xr0,
-    xr1,
-    xr2,
-    xc0,
-    xc1,
-    xc2,
-    gr0,
-    gr1,
-    gr2,
-    gc0,
-    gc1,
-    gc2,
-    or0,
-    or1,
-    or2,
-    oc0,
-    oc1,
-    oc2,
-    ACC: tl.constexpr,
-    INT64: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
-    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    cols = tl.program_id(0).to(tl.int64) * COLS + tl.arange(0, COLS)
-    if INT64:
-        rows = rows.to(tl.int64)
-    else:
-        cols = cols.to(tl.int32)
-    inside = rows < n_rows
-    mask = inside[:, None] & (cols < n_cols)[None, :]
-    x_at = offset_of(rows, rn1, rn2, xr0, xr1, xr2)[:, None]
-    x_at += offset_of(cols, cn1, cn2, xc0, xc1, xc2)[None, :]
-    out_at = offset_of(rows, rn1, rn2, or0, or1, or2)[:, None]
-    out_at += offset_of(cols, cn1, cn2, oc0, oc1, oc2)[None, :]
-    x = tl.load(x_ptr + x_at, mask=mask, other=0.0).to(ACC)
-    mean = tl.load(mean_ptr + rows, mask=inside, other=0.0).to(ACC)
-    rstd = tl.load(rstd_ptr + rows, mask=inside, other=0.0).to(ACC)
-    scale = rstd
-    if weight_ptr is not None:
-        scale *= tl.load(weight_ptr + rows, mask=inside, other=0.0).to(ACC)
-    if g_ptr is None:
-        out = (x - mean[:, None]) * scale[:, None]
-        if bias_ptr is not None:
-            out += tl.load(bias_ptr + rows, mask=inside, other=0.0).to(ACC)[:, None]
-    else:
-        g_at = offset_of(rows, rn1, rn2, gr0, gr1, gr2)[:, None]
-        g_at += offset_of(cols, cn1, cn2, gc0, gc1, gc2)[None, :]
-        g = tl.load(g_ptr + g_at, mask=mask, other=0.0).to(ACC)
-        slope = tl.load(sums_ptr + rows, mask=inside, other=0.0) * rstd / n_cols
-        shift = tl.load(sums_ptr + n_rows + rows, mask=inside, other=0.0) / n_cols
-        out = (g - shift[:, None] - (x - mean[:, None]) * slope[:, None]) * scale[:, None]
-    tl.store(out_ptr + out_at, out.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def _flat(w: DeviceArray | None) -> DeviceArray | None:
+def flat(w: DeviceArray | None) -> DeviceArray | None:
     """A parameter as contiguous memory."""
     return w if w is None or w.is_contiguous() else packed(w, ())
 
@@ -475,8 +320,8 @@ def _normalize_rows(
         rows_kernel,
         (cdiv(plan.n_rows, rows),),
         x,
-        _flat(weight),
-        _flat(bias),
+        flat(weight),
+        flat(bias),
         out,
         mean,
         rstd,
@@ -496,7 +341,7 @@ def _normalize_rows(
     )
 
 
-def _parameter_gradients(
+def parameter_gradients(
     dweight: DeviceArray | None,
     dbias: DeviceArray | None,
     g: DeviceArray,
@@ -506,7 +351,8 @@ def _parameter_gradients(
     over: tuple[int, ...],
     statistic: tuple[int, int, int],
 ) -> DeviceArray:
-    """Writes the gradients that are wanted; returns (2, parameters, splits) sums of g normed and g."""
+    """Writes the gradients that are wanted; returns (2, parameters, splits) sums of g normed and
+    g."""
     plan, (g, x) = layout(over, g, x)
     acc = accumulator(x.dtype)
     t = tile(plan, interpreted_block() if x.device.interpreted else 2048 * 4 // acc.itemsize)
@@ -551,7 +397,10 @@ def _rows_backward(
     rstd: DeviceArray,
     over: tuple[int, ...],
     channel: tuple[int, int, int],
-    by_column: bool,
+    *,
+    by_column: bool = False,
+    centred: bool = True,
+    normed: bool = False,
 ) -> bool:
     """The gradient of the row norms; True if dweight and dbias were written on the way."""
     plan, (g, x) = _rows(over, g, x)
@@ -563,8 +412,8 @@ def _rows_backward(
         if not wanted:
             return False
         dx = x.device.empty(x.shape, x.dtype)
-    if not interpreted and rows * cols > 2048 and rows > 1:
-        rows = max(1, 2048 // cols)
+    if not interpreted:
+        rows = min(rows, max(1, 8192 // acc.itemsize // cols))
     programs = min(cdiv(plan.n_rows, rows), PROGRAMS if wanted else 2**30)
     partial = x.device.empty((2, programs, plan.n_cols), acc) if wanted else None
     launch(
@@ -572,7 +421,7 @@ def _rows_backward(
         (programs,),
         g,
         x,
-        _flat(weight),
+        flat(weight),
         mean,
         rstd,
         dx,
@@ -585,6 +434,8 @@ def _rows_backward(
         *plan.row_strides[1],
         plan.col_strides[1][0],
         *channel,
+        CENTRED=centred,
+        NORMED=normed,
         FITS=fits,
         ACC=acc_type(acc),
         INT64=shapes.needs_int64(g, x),
@@ -635,14 +486,45 @@ def layer_norm_backward(
     """Gradients of layer norm; of RMS norm where ``mean`` is None."""
     outer, inner = _trailing(x.ndim, axes)
     if x.size == 0:
-        _clear(dweight, dbias)
+        clear(dweight, dbias)
         return
     done = _rows_backward(
-        dx, dweight, dbias, g, x, weight, mean, rstd, inner, (1, 1, 1), by_column=True
+        dx,
+        dweight,
+        dbias,
+        g,
+        x,
+        weight,
+        mean,
+        rstd,
+        inner,
+        (1, 1, 1),
+        by_column=True,
+        centred=mean is not None,
     )
     if not done and (dweight is not None or dbias is not None):
         n = shapes.numel(x.shape[a] for a in inner)
-        _parameter_gradients(dweight, dbias, g, x, mean, rstd, outer, (1, 1, n))
+        parameter_gradients(dweight, dbias, g, x, mean, rstd, outer, (1, 1, n))
+
+
+def standardize(
+    out: DeviceArray, rstd: DeviceArray, x: DeviceArray, *, axes: int, eps: float, centred: bool
+) -> None:
+    """Layer norm (RMS norm unless ``centred``) without weights."""
+    mean = x.device.empty(rstd.shape, rstd.dtype) if centred else None
+    layer_norm_forward(out, mean, rstd, x, None, None, axes=axes, eps=eps)
+
+
+def standardize_backward(
+    dx: DeviceArray, g: DeviceArray, y: DeviceArray, rstd: DeviceArray, *, axes: int, centred: bool
+) -> None:
+    """The gradient of ``standardize`` from its results ``y`` and ``rstd``."""
+    if dx.size == 0:
+        return
+    _, inner = _trailing(y.ndim, axes)
+    _rows_backward(
+        dx, None, None, g, y, None, None, rstd, inner, (1, 1, 1), centred=centred, normed=True
+    )
 
 
 def rms_norm_forward(
@@ -704,149 +586,27 @@ def group_norm_backward(
 ) -> None:
     """Gradients of group norm."""
     if x.size == 0:
-        _clear(dweight, dbias)
+        clear(dweight, dbias)
         return
     per, spatial = x.shape[1] // num_groups, shapes.numel(x.shape[2:])
     over = tuple(range(2, x.ndim + 1))
     grouped = _grouped(g, num_groups), _grouped(x, num_groups)
     channel = (num_groups, per, spatial)
-    _rows_backward(dx, None, None, *grouped, weight, mean, rstd, over, channel, by_column=False)
+    _rows_backward(dx, None, None, *grouped, weight, mean, rstd, over, channel)
     if dweight is not None or dbias is not None:
-        _parameter_gradients(
-            dweight, dbias, g, x, mean, rstd, _but_channels(x.ndim), (spatial, num_groups, per)
+        parameter_gradients(
+            dweight, dbias, g, x, mean, rstd, but_channels(x.ndim), (spatial, num_groups, per)
         )
 
 
-def _but_channels(ndim: int) -> tuple[int, ...]:
+def but_channels(ndim: int) -> tuple[int, ...]:
     """Every axis except 1."""
     return (0, *range(2, ndim))
 
 
-def _clear(*targets: DeviceArray | None) -> None:
+def clear(*targets: DeviceArray | None) -> None:
     """Zero gradients: the sum over an empty axis."""
     for target in targets:
         if target is not None:
             empty = target.as_strided((0, *target.shape), (0, *target.strides))
             reduce(target, empty, over=(0,), kind=SUM)
-
-
-def _batch_launch(
-    out: DeviceArray,
-    x: DeviceArray,
-    weight: DeviceArray | None,
-    bias: DeviceArray | None,
-    mean: DeviceArray,
-    rstd: DeviceArray,
-    g: DeviceArray | None,
-    sums: DeviceArray | None,
-    acc: DType,
-) -> None:
-    arrays = (x,) if g is None else (x, g)
-    plan, arrays = layout(_but_channels(x.ndim), *arrays, out=out)
-    elements = interpreted_block() if x.device.interpreted else 1024
-    if plan.wide:
-        cols = min(next_power_of_2(plan.n_cols), elements)
-        rows = min(next_power_of_2(plan.n_rows), max(1, elements // cols))
-    else:
-        rows = min(next_power_of_2(plan.n_rows), min(64, elements))
-        cols = min(next_power_of_2(plan.n_cols), max(1, elements // rows))
-    g_at = 1 if g is not None else 0
-    launch(
-        batch_kernel,
-        (cdiv(plan.n_cols, cols), cdiv(plan.n_rows, rows)),
-        arrays[0],
-        _flat(weight),
-        _flat(bias),
-        mean,
-        rstd,
-        None if g is None else arrays[1],
-        sums,
-        out,
-        plan.n_rows,
-        plan.n_cols,
-        *plan.row_sizes,
-        *plan.col_sizes,
-        *plan.row_strides[0],
-        *plan.col_strides[0],
-        *plan.row_strides[g_at],
-        *plan.col_strides[g_at],
-        *plan.row_strides[-1],
-        *plan.col_strides[-1],
-        ACC=acc_type(acc),
-        INT64=shapes.needs_int64(*arrays, out),
-        ROWS=rows,
-        COLS=cols,
-    )
-
-
-def batch_norm_forward(
-    out: DeviceArray,
-    mean: DeviceArray,
-    var: DeviceArray,
-    rstd: DeviceArray,
-    x: DeviceArray,
-    weight: DeviceArray | None,
-    bias: DeviceArray | None,
-    *,
-    eps: float,
-) -> None:
-    """out = x (N, C, ...) normalised by its channels' mean and (biased) variance, which are kept."""
-    if x.size == 0:
-        return
-    plan, (walked,) = layout(_but_channels(x.ndim), x)
-    acc = accumulator(x.dtype)
-    t = tile(plan, interpreted_block() if x.device.interpreted else 2048 * 4 // acc.itemsize)
-    partial = x.device.empty((3, plan.n_rows, t.splits), acc)
-    launch(
-        moments_kernel,
-        (cdiv(plan.n_rows, t.rows), t.splits),
-        walked,
-        partial,
-        plan.n_rows,
-        plan.n_cols,
-        t.chunk,
-        *plan.row_sizes,
-        *plan.col_sizes,
-        *plan.row_strides[0],
-        *plan.col_strides[0],
-        ACC=acc_type(acc),
-        INT64=shapes.needs_int64(x),
-        ROWS=t.rows,
-        COLS=t.cols,
-    )
-    launch(
-        moments_finish_kernel,
-        (plan.n_rows,),
-        partial,
-        mean,
-        var,
-        rstd,
-        plan.n_rows,
-        t.splits,
-        EPS=float(eps),
-        ACC=acc_type(acc),
-        COLS=next_power_of_2(t.splits),
-    )
-    _batch_launch(out, walked, weight, bias, mean, rstd, None, None, acc)
-
-
-def batch_norm_backward(
-    dx: DeviceArray,
-    dweight: DeviceArray,
-    dbias: DeviceArray,
-    g: DeviceArray,
-    x: DeviceArray,
-    weight: DeviceArray | None,
-    mean: DeviceArray,
-    rstd: DeviceArray,
-) -> None:
-    """Gradients of training batch norm; ``dweight`` and ``dbias`` are sums over the channel."""
-    if x.size == 0:
-        _clear(dweight, dbias)
-        return
-    acc = accumulator(x.dtype)
-    over = _but_channels(x.ndim)
-    partial = _parameter_gradients(dweight, dbias, g, x, mean, rstd, over, (1, 0, 1))
-    sums = x.device.empty(partial.shape[:2], acc)
-    reduce(sums, partial, over=(2,), kind=SUM)
-    _batch_launch(dx, x, weight, None, mean, rstd, g, sums, acc)

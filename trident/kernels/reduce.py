@@ -4,8 +4,8 @@ The launcher sorts the axes into kept ones (the rows) and reduced ones (the colu
 neighbours that lie evenly in memory; up to three of each remain. A program owns a tile of
 ROWS x COLS: it walks the columns of its rows, keeps one accumulator per tile element and folds them
 once at the end. Where neighbouring rows are neighbours in memory the tile is tall (coalesced loads
-for reductions over leading axes), otherwise it is wide. A few long rows are split over programs that
-write partial results, which a second launch reduces: the same order every time, no atomics.
+for reductions over leading axes), otherwise it is wide. A few long rows are split over programs
+that write partial results, which a second launch reduces: the same order every time, no atomics.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def packed(x: DeviceArray, over: tuple[int, ...]) -> DeviceArray:
 
 
 def interpreted_block() -> int:
-    """Tile elements under the interpreter, where a program costs the same however large its tile."""
+    """Tile elements under the interpreter, where a program costs the same however large its
+    tile."""
     return config.interpret_block.get() or 1 << 15
 
 
@@ -346,11 +347,12 @@ def reduce(
     mean: bool = False,
     acc: DType | None = None,
 ) -> None:
-    """out = the reduction of ``x`` over the axes ``over``; ``out`` is contiguous, kept axes in order.
+    """out = the reduction of ``x`` over the axes ``over``; ``out`` is contiguous, kept axes in
+    order.
 
-    ``kind`` is SUM, PROD, MAX or MIN; ``nonzero`` reduces ``x != 0`` instead of x (any, all, count);
-    ``mean`` divides a sum by the number of elements; ``acc`` overrides the accumulator's dtype.
-    An empty row gives the identity (0, 1, -inf, inf) and NaN for a mean.
+    ``kind`` is SUM, PROD, MAX or MIN; ``nonzero`` reduces ``x != 0`` instead of x (any, all,
+    count); ``mean`` divides a sum by the number of elements; ``acc`` overrides the accumulator's
+    dtype. An empty row gives the identity (0, 1, -inf, inf) and NaN for a mean.
     """
     if out.size == 0:
         return

@@ -1,8 +1,8 @@
 """Running sums, products, extrema and linear recurrences along one axis.
 
-A program owns ROWS lines of the array and walks the axis in blocks of COLS: each block is scanned in
-parallel and then joined with the carry of the blocks before it. ``reverse`` walks the axis backwards
-by strides alone.
+A program owns ROWS lines of the array and walks the axis in blocks of COLS: each block is scanned
+in parallel and then joined with the carry of the blocks before it. ``reverse`` walks the axis
+backwards by strides alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Softmax and log-softmax along any axis, forward and backward.
 
-A row that fits in registers is read once and written once. A longer row is read twice: first for its
-maximum and the sum of exponentials (kept together while reading, so that one pass is enough), then
-for the result.
+A row that fits in registers is read once and written once. A longer row is read twice: first for
+its maximum and the sum of exponentials (kept together while reading, so that one pass is enough),
+then for the result.
 Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 """
 

@@ -9,6 +9,9 @@ from . import functional, init, modules, parameter, utils
 from .modules import *  # noqa: F403
 from .parameter import Buffer, Parameter
 
+__all__ = ["Buffer", "Parameter", "functional", "init", "modules", "parameter", "utils"]
+__all__ += modules.__all__
+
 
 def __getattr__(name: str) -> Any:
     raise _missing_name("trident.nn", name, globals())

@@ -86,13 +86,17 @@ def interpolate(
     """
     known = ("nearest", "nearest-exact", "area", *_AXES)
     if mode not in known:
-        raise wrong("interpolate", f"mode must be one of {', '.join(known)}", got=mode, error=ValueError)
+        raise wrong(
+            "interpolate", f"mode must be one of {', '.join(known)}", got=mode, error=ValueError
+        )
     if antialias:
         raise ValueError("interpolate: antialias=True is not available; use mode='area' to shrink")
     n_axes = input.ndim - 2
     if n_axes < 1 or (mode in _AXES and n_axes != _AXES[mode]):
         wanted = f"{_AXES[mode] + 2} axes" if mode in _AXES else "at least 3 axes (N, C, ...)"
-        raise wrong("interpolate", f"mode {mode!r} needs {wanted}", got=f"shape {tuple(input.shape)}")
+        raise wrong(
+            "interpolate", f"mode {mode!r} needs {wanted}", got=f"shape {tuple(input.shape)}"
+        )
     if align_corners is not None and mode not in _AXES:
         raise ValueError(f"interpolate: align_corners has no meaning for mode {mode!r}")
     if (size is None) == (scale_factor is None):
@@ -108,7 +112,9 @@ def interpolate(
         if not recompute_scale_factor:
             scales = list(factors)
     if len(new) != n_axes or min(new) < 1:
-        raise wrong("interpolate", f"the new size must hold {n_axes} numbers, each at least 1", got=new)
+        raise wrong(
+            "interpolate", f"the new size must hold {n_axes} numbers, each at least 1", got=new
+        )
     if mode == "area":
         return getattr(ops, f"adaptive_avg_pool{n_axes}d")(input, new)
     out = input

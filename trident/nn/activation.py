@@ -131,9 +131,7 @@ class CELU(ELU):
 class Hardtanh(_InPlace):
     """``x`` limited to [min_val, max_val]."""
 
-    def __init__(
-        self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-    ) -> None:
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         super().__init__(inplace)
         if max_val <= min_val:
             raise ValueError(f"Hardtanh: max_val must be > min_val={min_val}; got {max_val}")

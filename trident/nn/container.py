@@ -102,7 +102,9 @@ class Sequential(Module):
 def _inserted(holder: Any, index: int, module: Module) -> list[Module]:
     modules = list(holder._modules.values())
     if not -len(modules) <= index <= len(modules):
-        raise IndexError(f"insert: index must lie in [{-len(modules)}, {len(modules)}]; got {index}")
+        raise IndexError(
+            f"insert: index must lie in [{-len(modules)}, {len(modules)}]; got {index}"
+        )
     modules.insert(index, module)
     return modules
 

@@ -67,7 +67,9 @@ class _Conv(Module):
         self.padding_mode = padding_mode
         if isinstance(padding, str):
             if padding not in ("same", "valid") or self.transposed:
-                raise ValueError(f"{name}: padding must be ints, 'same' or 'valid'; got {padding!r}")
+                raise ValueError(
+                    f"{name}: padding must be ints, 'same' or 'valid'; got {padding!r}"
+                )
             if padding == "same" and any(s != 1 for s in self.stride):
                 raise ValueError(f"{name}: padding='same' needs stride 1; got {self.stride}")
             self.padding: Any = padding
@@ -76,7 +78,9 @@ class _Conv(Module):
         shape = (out_channels, in_channels // groups)
         if self.transposed:
             shape = (in_channels, out_channels // groups)
-        self.weight = Parameter(trident.empty(*shape, *self.kernel_size, device=device, dtype=dtype))
+        self.weight = Parameter(
+            trident.empty(*shape, *self.kernel_size, device=device, dtype=dtype)
+        )
         if bias:
             self.bias = Parameter(trident.empty(out_channels, device=device, dtype=dtype))
         else:
@@ -170,7 +174,8 @@ class Conv1d(_ConvNd):
 
 
 class Conv2d(_ConvNd):
-    """Cross-correlation along two axes: x (N, C, H, W) or (C, H, W) -> (N, out_channels, H_out, W_out).
+    """Cross-correlation along two axes: x (N, C, H, W) or (C, H, W) -> (N, out_channels, H_out,
+    W_out).
 
     ``weight`` (out_channels, in_channels / groups, kh, kw), ``bias`` (out_channels,);
     H_out = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1. ``padding`` may be "same" or
@@ -236,8 +241,8 @@ class _ConvTransposeNd(_Conv):
         largest = [m + s - 1 for m, s in zip(smallest, self.stride)]
         if not all(low <= w <= high for low, w, high in zip(smallest, wanted, largest)):
             raise ValueError(
-                f"{type(self).__name__}: output_size must lie between {smallest} and {largest} for an "
-                f"input of shape {tuple(input.shape)}; got {wanted}"
+                f"{type(self).__name__}: output_size must lie between {smallest} and {largest} for "
+                f"an input of shape {tuple(input.shape)}; got {wanted}"
             )
         return tuple(w - m for w, m in zip(wanted, smallest))
 
@@ -250,7 +255,8 @@ class ConvTranspose1d(_ConvTransposeNd):
 
 
 class ConvTranspose2d(_ConvTransposeNd):
-    """The adjoint of Conv2d, which makes images larger: x (N, C, H, W) -> (N, out_channels, H_out, W_out).
+    """The adjoint of Conv2d, which makes images larger: x (N, C, H, W) -> (N, out_channels, H_out,
+    W_out).
 
     ``weight`` (in_channels, out_channels / groups, kh, kw);
     H_out = (H - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1.

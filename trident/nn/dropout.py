@@ -53,7 +53,7 @@ class Dropout3d(_Dropout):
 
 
 class AlphaDropout(_Dropout):
-    """Dropout that keeps mean 0 and variance 1 of what SELU gives. Source: Klambauer et al. 2017."""
+    """Dropout that keeps mean 0, variance 1 of what SELU gives. Source: Klambauer et al. 2017."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.alpha_dropout(input, self.p, self.training)

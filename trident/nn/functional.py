@@ -15,17 +15,19 @@ from .. import Tensor, ops
 from ..errors import ShapeError, missing_name, wrong
 
 # names of torch.nn.functional that are ops of the same signature
-_OPS = """
-linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d unfold fold
-max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-layer_norm rms_norm group_norm batch_norm instance_norm local_response_norm normalize
-sigmoid tanh gelu softplus softsign tanhshrink softshrink hardshrink prelu logsigmoid softmin
-one_hot pad cosine_similarity pairwise_distance
-mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits
-cross_entropy nll_loss kl_div poisson_nll_loss gaussian_nll_loss cosine_embedding_loss
-triplet_margin_loss margin_ranking_loss hinge_embedding_loss
-""".split()
+_OPS = (
+    "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "unfold", "fold", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d",
+    "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "layer_norm", "rms_norm",
+    "group_norm", "batch_norm", "instance_norm", "local_response_norm", "normalize", "sigmoid",
+    "tanh", "gelu", "softplus", "softsign", "tanhshrink", "softshrink", "hardshrink", "prelu",
+    "logsigmoid", "softmin", "one_hot", "pad", "cosine_similarity", "pairwise_distance", "mse_loss",
+    "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "kl_div", "poisson_nll_loss",
+    "gaussian_nll_loss", "cosine_embedding_loss", "triplet_margin_loss", "margin_ranking_loss",
+    "hinge_embedding_loss",
+)  # fmt: skip
 for _name in _OPS:
     if _name in ops.FUNCTIONS:
         globals()[_name] = getattr(ops, _name)
@@ -144,7 +146,8 @@ def log_softmax(
 def gumbel_softmax(
     logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> Tensor:
-    """A softmax of ``(logits + Gumbel noise) / tau``; ``hard`` gives one-hot values, soft gradients.
+    """A softmax of ``(logits + Gumbel noise) / tau``; ``hard`` gives one-hot values, soft
+    gradients.
 
     Source: Jang, Gu, Poole 2017, arXiv:1611.01144.
     """
@@ -180,10 +183,8 @@ def _probability(op: str, p: float) -> None:
         raise ValueError(f"{op}: p must lie in [0, 1]; got {p}")
 
 
-def dropout(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """Zero each element with probability ``p`` and scale the rest by 1 / (1 - p), in training only."""
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero each element with probability ``p`` in training and scale the rest by 1 / (1 - p)."""
     _probability("dropout", p)
     if not training or p == 0:
         return input
@@ -196,7 +197,9 @@ def _channel_dropout(
     _probability(op, p)
     if input.ndim not in (n_axes + 1, n_axes + 2):
         raise wrong(
-            op, f"input must have {n_axes + 2} axes (N, C, ...) or {n_axes + 1}", got=tuple(input.shape)
+            op,
+            f"input must have {n_axes + 2} axes (N, C, ...) or {n_axes + 1}",
+            got=tuple(input.shape),
         )
     if not training or p == 0:
         return input
@@ -261,8 +264,8 @@ def embedding(
 ) -> Tensor:
     """Rows of ``weight`` (num, dim) at integer indices (...) -> (..., dim).
 
-    The row ``padding_idx`` gets no gradient; rows longer than ``max_norm`` are scaled down in place.
-    ``sparse`` is accepted: gradients are dense.
+    The row ``padding_idx`` gets no gradient; rows longer than ``max_norm`` are scaled down in
+    place. ``sparse`` is accepted: gradients are dense.
     """
     if scale_grad_by_freq:
         raise ValueError("embedding: scale_grad_by_freq=True is not available; scale the loss")
@@ -317,8 +320,8 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """``softmax(query @ key.T * scale + mask) @ value``.
 
-    query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, Ev) -> (..., heads, L, Ev).
-    ``attn_mask`` broadcasts to (..., L, S): bool (True takes part) or added to the scores.
+    query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, Ev) -> (..., heads, L,
+    Ev). ``attn_mask`` broadcasts to (..., L, S): bool (True takes part) or added to the scores.
     ``scale`` defaults to 1 / sqrt(E). ``enable_gqa`` repeats the heads of key and value.
 
     >>> q = trident.zeros(1, 2, 3, 4)
@@ -327,8 +330,9 @@ def scaled_dot_product_attention(
     """
     if query.ndim < 2 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise ShapeError(
-            "scaled_dot_product_attention: query (..., L, E), key (..., S, E) and value (..., S, Ev) "
-            f"are needed; got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+            "scaled_dot_product_attention: query (..., L, E), key (..., S, E), value "
+            f"(..., S, Ev) are needed; got {tuple(query.shape)}, {tuple(key.shape)} and "
+            f"{tuple(value.shape)}"
         )
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")

@@ -15,7 +15,9 @@ _ids = itertools.count()
 
 
 class RemovableHandle:
-    """What registering a hook returns: ``remove()`` takes the hook off; it is a context manager too."""
+    """What registering a hook returns: ``remove()`` takes the hook off; it is a context manager
+    too.
+    """
 
     def __init__(self, hooks: OrderedDict[int, Any]) -> None:
         self.id = next(_ids)
@@ -78,8 +80,9 @@ def call(module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 class _BackwardWatch:
     """One call of a module with backward hooks.
 
-    Inputs and outputs pass through identities whose backward sees the gradients: that of the outputs
-    runs first and gives ``grad_output``, that of the inputs runs last and gives ``grad_input``.
+    Inputs and outputs pass through identities whose backward sees the gradients: that of the
+    outputs runs first and gives ``grad_output``, that of the inputs runs last and gives
+    ``grad_input``.
     """
 
     def __init__(self, module: Any) -> None:
@@ -177,7 +180,8 @@ _IDENTITY: Any = None
 
 
 def note_module(error: BaseException, module: Any) -> None:
-    """Give ``error`` one note that names the innermost failing module by its path from the outermost.
+    """Give ``error`` one note that names the innermost failing module by its path from the
+    outermost.
 
     Every module of the call chain passes here, innermost first; each rewrites the note of the one
     before with the longer path.

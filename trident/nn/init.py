@@ -1,6 +1,7 @@
 """Initial values of parameters, written in place and without recording.
 
-``fan_in`` of a weight (out, in, *kernel) is in * kernel elements, ``fan_out`` is out * kernel elements.
+``fan_in`` of a weight (out, in, *kernel) is in * kernel elements, ``fan_out`` is out * kernel
+elements.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def _fans(name: str, tensor: Tensor) -> tuple[int, int]:
     shape = tuple(tensor.shape)
     if len(shape) < 2:
-        raise ValueError(f"{name}: tensor must have at least 2 axes (out, in, ...); got shape {shape}")
+        raise ValueError(
+            f"{name}: tensor must have at least 2 axes (out, in, ...); got shape {shape}"
+        )
     taps = math.prod(shape[2:])
     return shape[1] * taps, shape[0] * taps
 
@@ -69,7 +72,8 @@ def trunc_normal_(
 ) -> Tensor:
     """Normal with ``mean`` and ``std``, restricted to [a, b] (absolute bounds).
 
-    A uniform draw goes through the inverse of the distribution function, so every value is drawn once.
+    A uniform draw goes through the inverse of the distribution function, so every value is drawn
+    once.
     """
 
     def cdf(x: float) -> float:
@@ -183,7 +187,12 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     q, r = np.linalg.qr(tall)
     q *= np.sign(np.diag(r))  # makes the distribution uniform over orthogonal matrices
     q = q if rows >= cols else q.T
-    return _write(tensor, (gain * q).reshape(shape).astype(np.float32 if tensor.dtype != trident.float64 else np.float64))
+    return _write(
+        tensor,
+        (gain * q)
+        .reshape(shape)
+        .astype(np.float32 if tensor.dtype != trident.float64 else np.float64),
+    )
 
 
 uniform, normal, constant = uniform_, normal_, constant_

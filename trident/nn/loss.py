@@ -1,7 +1,7 @@
 """Loss functions as modules; each is its function in ``nn.functional``.
 
-``reduction`` is "mean", "sum" or "none"; the old ``size_average`` and ``reduce`` are understood, with a
-DeprecationWarning. Input and target of unequal shapes are an error, never broadcast.
+``reduction`` is "mean", "sum" or "none"; the old ``size_average`` and ``reduce`` are understood,
+with a DeprecationWarning. Input and target of unequal shapes are an error, never broadcast.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SmoothL1Loss(_Loss):
 
 
 class HuberLoss(_Loss):
-    """``0.5 d^2`` where ``|d| < delta``, else ``delta (|d| - 0.5 delta)``, with d = input - target."""
+    """``0.5 d^2`` where ``|d| < delta``, else ``delta (|d| - 0.5 delta)``, d = input - target."""
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction=reduction)
@@ -90,7 +90,8 @@ class HuberLoss(_Loss):
 
 
 class CrossEntropyLoss(_WeightedLoss):
-    """``-log(softmax(input)[target])``: logits (N, C, ...) and class numbers (N, ...) or probabilities.
+    """``-log(softmax(input)[target])``: logits (N, C, ...) and class numbers (N, ...) or
+    probabilities.
 
     ``weight`` (C,) weighs classes; targets equal to ``ignore_index`` do not count;
     ``label_smoothing`` mixes the target with the uniform distribution.
@@ -217,7 +218,7 @@ class _MarginLoss(_Loss):
 
 
 class CosineEmbeddingLoss(_MarginLoss):
-    """``1 - cos(x1, x2)`` where the target is 1, ``max(0, cos(x1, x2) - margin)`` where it is -1."""
+    """``1 - cos(x1, x2)`` where target is 1, ``max(0, cos(x1, x2) - margin)`` where it is -1."""
 
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
         return F.cosine_embedding_loss(

@@ -2,8 +2,8 @@
 
 Parameters, buffers and modules live twice: in the ordered registries ``_parameters``, ``_buffers``
 and ``_modules`` (what iteration and ``state_dict`` walk) and in the instance ``__dict__`` (so that
-``self.weight`` is a plain attribute load, not a call of ``__getattr__``). ``_Registry`` keeps the two
-in step, whichever of them is written.
+``self.weight`` is a plain attribute load, not a call of ``__getattr__``). ``_Registry`` keeps the
+two in step, whichever of them is written.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ class _Registry(dict):
 
 
 class Module:
-    """Base class of every layer and model: subclass it, make layers in ``__init__``, write ``forward``.
+    """Base class of every layer and model: subclass it, make layers in ``__init__``, write
+    ``forward``.
 
-    Attributes that are ``Parameter``, ``Buffer`` or ``Module`` are registered when they are assigned;
-    ``super().__init__()`` must have run before.
+    Attributes that are ``Parameter``, ``Buffer`` or ``Module`` are registered when they are
+    assigned; ``super().__init__()`` must have run before.
 
     >>> class Net(trident.nn.Module):
     ...     def __init__(self):
@@ -98,7 +99,9 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; every subclass writes its own."""
-        raise TypeError(f"{type(self).__name__}: a module must define forward(self, ...) to be called")
+        raise TypeError(
+            f"{type(self).__name__}: a module must define forward(self, ...) to be called"
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if (
@@ -147,7 +150,8 @@ class Module:
     def register_full_backward_hook(
         self, hook: Callable[..., Any], prepend: bool = False
     ) -> RemovableHandle:
-        """Call ``hook(module, grad_input, grad_output)`` when the gradients of the inputs are known.
+        """Call ``hook(module, grad_input, grad_output)`` when the gradients of the inputs are
+        known.
 
         What it returns, if not None, replaces ``grad_input``. The tuples hold None for what is no
         tensor or needs no gradient.
@@ -228,7 +232,9 @@ class Module:
         """
         self._check_name(name, "buffer")
         if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"buffer {name!r} must be a Tensor or None; got {type(tensor).__name__}")
+            raise TypeError(
+                f"buffer {name!r} must be a Tensor or None; got {type(tensor).__name__}"
+            )
         registry = self._claim(name, "_buffers", "buffer")
         if name not in registry and hasattr(self, name):
             raise KeyError(f"attribute {name!r} already exists")
@@ -266,7 +272,9 @@ class Module:
         for part in target.split(".") if target else ():
             child = module._modules.get(part)
             if child is None:
-                raise missing_name(f"{type(module).__name__} (in {target!r})", part, module._modules)
+                raise missing_name(
+                    f"{type(module).__name__} (in {target!r})", part, module._modules
+                )
             module = child
         return module
 
@@ -374,7 +382,9 @@ class Module:
         >>> list(trident.nn.Linear(2, 3).state_dict())
         ['weight', 'bias']
         """
-        return state.collect(self, OrderedDict() if destination is None else destination, prefix, keep_vars)
+        return state.collect(
+            self, OrderedDict() if destination is None else destination, prefix, keep_vars
+        )
 
     def load_state_dict(
         self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False
@@ -405,7 +415,7 @@ class Module:
     # ------------------------------------------------------------------ modes, devices, dtypes
 
     def train(self, mode: bool = True) -> Self:
-        """Set ``training`` here and below: dropout drops, batch norm uses the batch's statistics."""
+        """Set ``training`` here and below: dropout drops, batch norm uses batch statistics."""
         if not isinstance(mode, bool):
             raise ValueError(f"train: mode must be a bool; got {mode!r}")
         for module in self.modules():
@@ -436,7 +446,7 @@ class Module:
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """Replace the data of parameters, gradients and buffers by ``fn`` of it; identities stay."""
+        """Replace the data of parameters, gradients, buffers by ``fn`` of it; identities stay."""
         done: set[int] = set()
         for module in self.modules():
             for p in module._parameters.values():
@@ -454,13 +464,15 @@ class Module:
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device and/or convert floating members to a dtype, in place.
 
-        ``to(device)``, ``to(dtype)``, ``to(device, dtype)`` or ``to(tensor)``. Parameters keep their
-        identity, so an optimizer made before stays valid.
+        ``to(device)``, ``to(dtype)``, ``to(device, dtype)`` or ``to(tensor)``. Parameters keep
+        their identity, so an optimizer made before stays valid.
         """
         device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
         kwargs.pop("non_blocking", None)
         if kwargs:
-            raise TypeError(f"to: unexpected keyword {next(iter(kwargs))!r}; it takes device, dtype")
+            raise TypeError(
+                f"to: unexpected keyword {next(iter(kwargs))!r}; it takes device, dtype"
+            )
         for a in args:
             if isinstance(a, Tensor):
                 device, dtype = a.device, a.dtype
@@ -526,7 +538,8 @@ class Module:
         return _assemble(self._get_name(), extra, children)
 
     def summary(self, *inputs: Any, **kwargs: Any) -> Any:
-        """Run once on ``inputs`` without gradients and tabulate layers, output shapes, parameters, FLOPs.
+        """Run once on ``inputs`` without gradients and tabulate layers, output shapes, parameters,
+        FLOPs.
 
         >>> net = trident.nn.Sequential(trident.nn.Linear(4, 8), trident.nn.ReLU())
         >>> net.summary(trident.zeros(2, 4)).total_params
@@ -544,7 +557,9 @@ def _indent(text: str) -> str:
 
 
 def _assemble(name: str, extra: list[str], children: list[str]) -> str:
-    """``name(...)`` on one line where there are no children and one line of ``extra``, else indented."""
+    """``name(...)`` on one line where there are no children and one line of ``extra``, else
+    indented.
+    """
     if not children and len(extra) <= 1:
         return f"{name}({extra[0] if extra else ''})"
     return f"{name}(\n  " + "\n  ".join(extra + children) + "\n)"

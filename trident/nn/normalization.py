@@ -14,6 +14,14 @@ from .module import Module
 from .parameter import Parameter
 
 
+def _reset_affine(module: Any) -> None:
+    """Weight 1, bias 0, where they exist."""
+    if module.weight is not None:
+        init.ones_(module.weight)
+    if module.bias is not None:
+        init.zeros_(module.bias)
+
+
 class _Norm(Module):
     """Statistics per channel: what batch and instance norm share."""
 
@@ -29,6 +37,7 @@ class _Norm(Module):
         track_running_stats: bool,
         device: Any,
         dtype: Any,
+        bias: bool,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -37,12 +46,9 @@ class _Norm(Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         like = {"device": device, "dtype": dtype}
-        if affine:
-            self.weight = Parameter(trident.empty(num_features, **like))
-            self.bias = Parameter(trident.empty(num_features, **like))
-        else:
-            self.register_parameter("weight", None)
-            self.register_parameter("bias", None)
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            p = Parameter(trident.empty(num_features, **like)) if wanted else None
+            self.register_parameter(name, p)
         if track_running_stats:
             self.register_buffer("running_mean", trident.zeros(num_features, **like))
             self.register_buffer("running_var", trident.ones(num_features, **like))
@@ -63,21 +69,20 @@ class _Norm(Module):
     def reset_parameters(self) -> None:
         """Weight 1, bias 0, statistics as at the start."""
         self.reset_running_stats()
-        if self.affine:
-            init.ones_(self.weight)
-            init.zeros_(self.bias)
+        _reset_affine(self)
 
     def _check(self, input: Tensor) -> None:
         if input.ndim not in self.axes:
             wanted = " or ".join(map(str, self.axes))
             raise ValueError(
-                f"{type(self).__name__}: input must have {wanted} axes; got shape {tuple(input.shape)}"
+                f"{type(self).__name__}: input must have {wanted} axes; "
+                f"got shape {tuple(input.shape)}"
             )
 
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 
@@ -91,8 +96,12 @@ class _BatchNorm(_Norm):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -123,7 +132,8 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    """``(x - mean) / sqrt(var + eps) * weight + bias``, mean and var over all axes but the channel's.
+    """``(x - mean) / sqrt(var + eps) * weight + bias``, mean and var over all axes but the
+    channel's.
 
     x (N, C, H, W). In training the batch's statistics are used and the running ones move by
     ``momentum`` towards them (the variance unbiased); in eval the running ones are used.
@@ -153,8 +163,12 @@ class _InstanceNorm(_Norm):
         track_running_stats: bool = False,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -198,7 +212,8 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 class LayerNorm(Module):
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last axes: x (..., *normalized_shape).
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last axes: x (...,
+    *normalized_shape).
 
     Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450.
 
@@ -227,22 +242,23 @@ class LayerNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
+        _reset_affine(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, "
+            f"elementwise_affine={self.elementwise_affine}, bias={self.bias is not None}"
+        )
 
 
 class RMSNorm(Module):
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last axes: x (..., *normalized_shape).
 
-    ``eps=None`` is the machine epsilon of the dtype. Source: Zhang, Sennrich 2019, arXiv:1910.07467.
+    ``eps=None`` is the machine epsilon of the dtype. Source: Zhang, Sennrich 2019,
+    arXiv:1910.07467.
     """
 
     def __init__(
@@ -258,7 +274,9 @@ class RMSNorm(Module):
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         if elementwise_affine:
-            self.weight = Parameter(trident.empty(*self.normalized_shape, device=device, dtype=dtype))
+            self.weight = Parameter(
+                trident.empty(*self.normalized_shape, device=device, dtype=dtype)
+            )
         else:
             self.register_parameter("weight", None)
         self.reset_parameters()
@@ -272,7 +290,9 @@ class RMSNorm(Module):
         return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        )
 
 
 class GroupNorm(Module):
@@ -289,41 +309,43 @@ class GroupNorm(Module):
         affine: bool = True,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if num_channels % num_groups:
             raise ValueError(
-                f"GroupNorm: num_channels={num_channels} must be a multiple of num_groups={num_groups}"
+                f"GroupNorm: num_channels={num_channels} must be a multiple of "
+                f"num_groups={num_groups}"
             )
         self.num_groups = num_groups
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
         like = {"device": device, "dtype": dtype}
-        for name in ("weight", "bias"):
-            p = Parameter(trident.empty(num_channels, **like)) if affine else None
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            p = Parameter(trident.empty(num_channels, **like)) if wanted else None
             self.register_parameter(name, p)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        if self.affine:
-            init.ones_(self.weight)
-            init.zeros_(self.bias)
+        _reset_affine(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class LocalResponseNorm(Module):
     """Divide by ``(k + alpha * mean of squares over size neighbouring channels) ^ beta``."""
 
-    def __init__(
-        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-    ) -> None:
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()
         self.size = size
         self.alpha = alpha

@@ -20,7 +20,9 @@ class _Pad(Module):
         n = 2 * self.n_axes
         self.padding = (padding,) * n if isinstance(padding, int) else tuple(padding)
         if len(self.padding) != n:
-            raise ValueError(f"{type(self).__name__}: padding must be an int or {n} ints; got {padding}")
+            raise ValueError(
+                f"{type(self).__name__}: padding must be an int or {n} ints; got {padding}"
+            )
 
     def forward(self, input: Tensor) -> Tensor:
         return F.pad(input, self.padding, mode=self.mode)
@@ -126,7 +128,8 @@ class CircularPad2d(_Pad):
 
 
 class PixelShuffle(Module):
-    """Channels to pixels: x (..., C * r^2, H, W) -> (..., C, H * r, W * r). Source: Shi et al. 2016.
+    """Channels to pixels: x (..., C * r^2, H, W) -> (..., C, H * r, W * r). Source: Shi et al.
+    2016.
 
     >>> trident.nn.PixelShuffle(2)(trident.zeros(1, 8, 3, 3)).shape
     trident.Size([1, 2, 6, 6])
@@ -212,7 +215,12 @@ class Fold(Module):
     """Add up overlapping windows: x (N, C * kh * kw, L) -> (N, C, *output_size)."""
 
     def __init__(
-        self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+        self,
+        output_size: Any,
+        kernel_size: Any,
+        dilation: Any = 1,
+        padding: Any = 0,
+        stride: Any = 1,
     ) -> None:
         super().__init__()
         self.output_size = output_size

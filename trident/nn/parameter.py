@@ -1,4 +1,4 @@
-"""``Parameter`` and ``Buffer``: tensors that a ``Module`` registers when they are assigned to it."""
+"""``Parameter`` and ``Buffer``: tensors that a ``Module`` registers when they are assigned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from .. import Tensor
 
 
 class Parameter(Tensor):
-    """A leaf tensor that a module trains: it requires grad, and assigning it to a module registers it.
+    """A leaf tensor that a module trains: it requires grad, and assigning it to a module registers
+    it.
 
     It shares the memory of ``data`` and forgets its history.
 

@@ -64,6 +64,10 @@ class MaxPool3d(_MaxPool):
     _pool = staticmethod(F.max_pool3d)
 
 
+def _one(value: Any) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
 class AvgPool1d(Module):
     """The mean of each window: x (N, C, L) -> (N, C, L_out)."""
 
@@ -76,10 +80,9 @@ class AvgPool1d(Module):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__()
-        one = (lambda v: (v,) if isinstance(v, int) else tuple(v))
-        self.kernel_size = one(kernel_size)
-        self.stride = self.kernel_size if stride is None else one(stride)
-        self.padding = one(padding)
+        self.kernel_size = _one(kernel_size)
+        self.stride = self.kernel_size if stride is None else _one(stride)
+        self.padding = _one(padding)
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
 

@@ -89,7 +89,9 @@ class _Recurrent(Module):
             for suffix in self._suffixes:
                 end = f"l{layer}{suffix}"
                 setattr(self, f"weight_ih_{end}", Parameter(trident.empty(rows, features, **like)))
-                setattr(self, f"weight_hh_{end}", Parameter(trident.empty(rows, hidden_size, **like)))
+                setattr(
+                    self, f"weight_hh_{end}", Parameter(trident.empty(rows, hidden_size, **like))
+                )
                 if bias:
                     setattr(self, f"bias_ih_{end}", Parameter(trident.empty(rows, **like)))
                     setattr(self, f"bias_hh_{end}", Parameter(trident.empty(rows, **like)))
@@ -123,7 +125,9 @@ class _Recurrent(Module):
         """Run one direction of one layer over x (L, N, F) from ``state``, a tuple of (N, H)."""
         step = _STEPS[self.kind]
         w_hh, b_hh = getattr(self, f"weight_hh_{end}"), getattr(self, f"bias_hh_{end}", None)
-        products = F.linear(x, getattr(self, f"weight_ih_{end}"), getattr(self, f"bias_ih_{end}", None))
+        products = F.linear(
+            x, getattr(self, f"weight_ih_{end}"), getattr(self, f"bias_ih_{end}", None)
+        )
         inputs = products.unbind(0)
         outputs: list[Any] = [None] * len(inputs)
         order = range(len(inputs))
@@ -153,7 +157,13 @@ class _Recurrent(Module):
                     got=tuple(input.shape),
                 )
             single = input.ndim == 2
-            x = input.unsqueeze(1) if single else input.transpose(0, 1) if self.batch_first else input
+            x = (
+                input.unsqueeze(1)
+                if single
+                else input.transpose(0, 1)
+                if self.batch_first
+                else input
+            )
         n, directions = x.shape[1], len(self._suffixes)
         shape = (self.num_layers * directions, n, self.hidden_size)
         if states is None:
@@ -199,7 +209,8 @@ class _Recurrent(Module):
 
 
 class RNN(_Recurrent):
-    """``h = tanh(W_ih x + b_ih + W_hh h + b_hh)``: x (L, N, input_size) -> (L, N, H), h_n (layers, N, H).
+    """``h = tanh(W_ih x + b_ih + W_hh h + b_hh)``: x (L, N, input_size) -> (L, N, H), h_n (layers,
+    N, H).
 
     ``batch_first`` takes and gives (N, L, ...); unbatched input (L, input_size) is fine too;
     ``bidirectional`` doubles the last axis. Input may be a PackedSequence.
@@ -280,7 +291,8 @@ class _Cell(Module):
     def _advance(self, input: Tensor, state: tuple | None, n_states: int) -> tuple:
         if input.ndim not in (1, 2) or input.shape[-1] != self.input_size:
             raise wrong(
-                type(self).__name__, f"input must be (N, {self.input_size}) or ({self.input_size},)",
+                type(self).__name__,
+                f"input must be (N, {self.input_size}) or ({self.input_size},)",
                 got=tuple(input.shape),
             )  # fmt: skip
         if state is None:
@@ -307,7 +319,9 @@ class RNNCell(_Cell):
         dtype: Any = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"RNNCell: nonlinearity must be 'tanh' or 'relu'; got {nonlinearity!r}")
+            raise ValueError(
+                f"RNNCell: nonlinearity must be 'tanh' or 'relu'; got {nonlinearity!r}"
+            )
         self.__dict__["kind"] = self.__dict__["nonlinearity"] = nonlinearity
         super().__init__(input_size, hidden_size, bias, device, dtype)
 

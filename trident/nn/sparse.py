@@ -18,6 +18,7 @@ class Embedding(Module):
 
     ``weight`` (num_embeddings, embedding_dim) starts normal. The row ``padding_idx`` starts at zero
     and gets no gradient. ``max_norm`` scales looked-up rows down to that norm, in place.
+    ``sparse`` is accepted; gradients are dense.
 
     >>> table = trident.nn.Embedding(10, 4)
     >>> table(trident.tensor([[1, 2, 3]])).shape
@@ -32,17 +33,18 @@ class Embedding(Module):
         max_norm: float | None = None,
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
-        device: Any = None,
-        dtype: Any = None,
+        sparse: bool = False,
         _weight: Tensor | None = None,
         _freeze: bool = False,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__()
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(
-                    f"Embedding: padding_idx must lie in [{-num_embeddings}, {num_embeddings - 1}]; "
-                    f"got {padding_idx}"
+                    f"Embedding: padding_idx must lie in "
+                    f"[{-num_embeddings}, {num_embeddings - 1}]; got {padding_idx}"
                 )
             padding_idx %= num_embeddings
         if scale_grad_by_freq:

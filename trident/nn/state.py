@@ -14,7 +14,7 @@ _EXTRA = "_extra_state"  # the key of what a module's get_extra_state() returns
 
 
 class IncompatibleKeys(NamedTuple):
-    """What ``load_state_dict`` found: keys the model lacks values for, and keys it does not know."""
+    """What ``load_state_dict`` found: keys without a value, and keys the model does not know."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -52,7 +52,7 @@ def collect(module: Any, into: dict[str, Any], prefix: str, keep_vars: bool) -> 
 
 
 def load(module: Any, state_dict: dict[str, Any], strict: bool, assign: bool) -> IncompatibleKeys:
-    """Copy ``state_dict`` into the tree of ``module``; nothing is written where an error is raised."""
+    """Copy ``state_dict`` into the tree of ``module``; an error leaves it untouched."""
     if not hasattr(state_dict, "keys"):
         raise TypeError(
             f"load_state_dict: state_dict must be a dict; got {type(state_dict).__name__}"

@@ -62,7 +62,9 @@ def _count(n: int) -> str:
 class Summary:
     """The table; ``str()`` gives text, notebooks show HTML. ``rows`` and the totals are numbers."""
 
-    def __init__(self, rows: list[Row], total_params: int, trainable_params: int, bytes: int) -> None:
+    def __init__(
+        self, rows: list[Row], total_params: int, trainable_params: int, bytes: int
+    ) -> None:
         self.rows = rows
         self.total_params = total_params
         self.trainable_params = trainable_params
@@ -101,7 +103,8 @@ class Summary:
         head = "".join(f"<th>{h}</th>" for h in self._HEAD)
         body = "".join(
             "<tr>"
-            + f'<td style="text-align:left;padding-left:{r.depth + 0.5}em">{html.escape(r.name)}</td>'
+            + f'<td style="text-align:left;padding-left:{r.depth + 0.5}em">'
+            + f"{html.escape(r.name)}</td>"
             + "".join(f'<td style="text-align:left">{html.escape(c)}</td>' for c in cells[1:3])
             + "".join(f"<td>{c}</td>" for c in cells[3:])
             + "</tr>"
@@ -112,7 +115,7 @@ class Summary:
 
 
 def summarize(module: Any, args: tuple, kwargs: dict[str, Any]) -> Summary:
-    """Run ``module(*args, **kwargs)`` in eval mode and without recording, and tabulate its modules."""
+    """Run ``module(*args, **kwargs)`` in eval mode, without recording, and tabulate its modules."""
     outputs: dict[int, tuple[str, int]] = {}
 
     def seen(m: Any, inputs: tuple, output: Any) -> None:

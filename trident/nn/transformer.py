@@ -1,4 +1,4 @@
-"""Multi-head attention and the transformer's layers. Source: Vaswani et al. 2017, arXiv:1706.03762."""
+"""Multi-head attention and the transformer. Source: Vaswani et al. 2017, arXiv:1706.03762."""
 
 from __future__ import annotations
 
@@ -205,8 +205,8 @@ def _activation(value: str | Callable) -> Callable:
 class TransformerEncoderLayer(Module):
     """Self-attention, then two linear maps with an activation between; each with residual and norm.
 
-    x (L, N, d_model), or (N, L, d_model) with ``batch_first``. ``norm_first`` normalizes before each
-    part instead of after it.
+    x (L, N, d_model), or (N, L, d_model) with ``batch_first``. ``norm_first`` normalizes before
+    each part instead of after it.
     """
 
     def __init__(
@@ -338,7 +338,9 @@ class TransformerDecoderLayer(Module):
 class TransformerEncoder(Module):
     """``num_layers`` copies of ``encoder_layer``, then ``norm``."""
 
-    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None, **_: Any) -> None:
+    def __init__(
+        self, encoder_layer: Module, num_layers: int, norm: Module | None = None, **_: Any
+    ) -> None:
         super().__init__()
         self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
         self.num_layers = num_layers

@@ -15,6 +15,7 @@ for _f in sorted(os.listdir(_here)):
 from .registry import FUNCTIONS, REGISTRY
 from . import aliases
 aliases.install()
+globals().update(FUNCTIONS)
 
 
 def __getattr__(name: str) -> Any:

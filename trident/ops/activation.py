@@ -15,7 +15,7 @@ from ..kernels.device_math import softplus as _softplus
 from ..kernels.device_math import tanh as _tanh
 from ..lang import jit, tl
 from .arithmetic import abs, where
-from .blockwise import blockwise
+from .blockwise import blockwise, select
 from .exponential import exp, sigmoid
 from .extrema import clamp_max
 from .power import square
@@ -80,7 +80,7 @@ class leaky_relu:
     def numpy(x, *, negative_slope=0.01):
         if 0 <= negative_slope <= 1:
             return np.maximum(x, x * negative_slope)
-        return np.where(x > 0, x, x * negative_slope)
+        return select(x > 0, x, x * negative_slope)
 
     @jit
     def triton(x, negative_slope: tl.constexpr):
@@ -100,10 +100,10 @@ class elu:
 
     @blockwise
     def numpy(x, *, alpha=1.0):
-        t = np.minimum(x, 0)
-        t = np.expm1(t)
+        t = np.minimum(x, 0, out=np.empty_like(x))
+        np.expm1(t, out=t)
         t *= alpha
-        return np.where(x > 0, x, t)
+        return np.add(t, np.maximum(x, 0), out=t)
 
     @jit
     def triton(x, alpha: tl.constexpr):
@@ -125,9 +125,12 @@ class selu:
 
     @blockwise
     def numpy(x):
-        t = np.expm1(np.minimum(x, 0))
-        t *= _SELU_ALPHA * _SELU_SCALE
-        return np.where(x > 0, x * _SELU_SCALE, t)
+        t = np.minimum(x, 0, out=np.empty_like(x))
+        np.expm1(t, out=t)
+        t *= _SELU_ALPHA
+        t += np.maximum(x, 0)
+        t *= _SELU_SCALE
+        return t
 
     @jit
     def triton(x):
@@ -148,9 +151,11 @@ class celu:
 
     @blockwise
     def numpy(x, *, alpha=1.0):
-        t = np.expm1(np.minimum(x, 0) / alpha)
+        t = np.minimum(x, 0, out=np.empty_like(x))
+        t /= alpha
+        np.expm1(t, out=t)
         t *= alpha
-        return np.where(x > 0, x, t)
+        return np.add(t, np.maximum(x, 0), out=t)
 
     @jit
     def triton(x, alpha: tl.constexpr):
@@ -275,12 +280,13 @@ class softplus:
     @blockwise
     def numpy(x, *, beta=1.0, threshold=20.0):
         t = np.multiply(x, beta, out=np.empty_like(x))
-        linear = t > threshold
+        linear = t > threshold  # seldom true
         np.minimum(t, threshold, out=t)
         np.exp(t, out=t)
         np.log1p(t, out=t)
         t /= beta
-        np.copyto(t, x, where=linear)
+        if linear.any():
+            np.copyto(t, x, where=linear)
         return t
 
     @jit
@@ -439,7 +445,7 @@ class hardshrink:
     """
 
     def numpy(x, *, lambd=0.5):
-        return np.where(np.abs(x) <= lambd, np.zeros_like(x), x)
+        return select(~(np.abs(x) <= lambd), x, 0.0)
 
     @jit
     def triton(x, lambd: tl.constexpr):
@@ -458,7 +464,7 @@ class threshold:
     """
 
     def numpy(x, *, threshold=0.0, value=0.0):
-        return np.where(x <= threshold, np.asarray(value, x.dtype), x)
+        return select(x <= threshold, np.asarray(value, x.dtype), x)
 
     @jit
     def triton(x, threshold: tl.constexpr, value: tl.constexpr):
@@ -482,7 +488,7 @@ def prelu(input: Any, weight: Any) -> Any:
     if weight.ndim > 1 or size not in (1, channels):
         raise wrong(
             "prelu",
-            f"weight must have 1 or {channels} elements, one a channel of input {tuple(input.shape)}",
+            f"weight must have 1 or {channels} elements, the channels of x {tuple(input.shape)}",
             got=tuple(weight.shape),
         )
     if input.ndim == 0:

@@ -1,7 +1,7 @@
 """Sums, products, quotients, signs and ``where``: one elementwise entry an op.
 
-numpy bodies that gradient rules use on plain numbers are written with Python's operators: those keep a
-Python float weak, where ``np.subtract(2.5, 1)`` would make a float64 that widens everything after it.
+numpy bodies that gradient rules use on plain numbers are written with Python's operators: those
+keep a Python float weak, where ``np.subtract(2.5, 1)`` is a float64 that widens what follows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..kernels.device_math import fmod as _fmod
 from ..kernels.device_math import trunc as _trunc
 from ..kernels.device_math import typed
 from ..lang import jit, tl
+from .blockwise import select
 from .registry import NONZERO, REALS, composite, elementwise
 
 
@@ -64,7 +65,7 @@ class where:
     """
 
     def numpy(condition, x, y):
-        return np.where(condition, x, y)
+        return select(condition, x, y)
 
     @jit
     def triton(condition, x, y):
@@ -329,7 +330,7 @@ class lerp:
         gap = np.subtract(end, input)
         if np.ndim(weight) == 0:
             return input + weight * gap if weight < 0.5 else end - (1 - weight) * gap
-        return np.where(np.less(weight, 0.5), input + weight * gap, end - (1 - weight) * gap)
+        return select(np.less(weight, 0.5), input + weight * gap, end - (1 - weight) * gap)
 
     @jit
     def triton(input, end, weight):
@@ -456,7 +457,7 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
     >>> trident.add(trident.tensor([1.0, 2.0]), 1.0, alpha=2)
     tensor([3., 4.])
     """
-    return _add(input, other if alpha == 1 else mul(other, alpha))
+    return _add(input, other if alpha == 1 else other * alpha)
 
 
 @composite
@@ -466,7 +467,7 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
     >>> trident.sub(trident.tensor([1.0, 2.0]), 1.0, alpha=2)
     tensor([-1.,  0.])
     """
-    return _sub(input, other if alpha == 1 else mul(other, alpha))
+    return _sub(input, other if alpha == 1 else other * alpha)
 
 
 @composite
@@ -499,4 +500,4 @@ def rsub(input: Any, other: Any, *, alpha: float = 1) -> Any:
     >>> trident.rsub(trident.tensor([1.0, 2.0]), 1.0)
     tensor([ 0., -1.])
     """
-    return _sub(other, input if alpha == 1 else mul(input, alpha))
+    return _sub(other, input if alpha == 1 else input * alpha)

@@ -1,4 +1,4 @@
-"""Comparisons, tests, logic and bits. Results of comparisons are bool; nothing here has a gradient."""
+"""Comparisons, tests, logic and bits. Nothing here has a gradient."""
 
 from __future__ import annotations
 

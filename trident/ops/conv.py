@@ -108,7 +108,7 @@ def _draw(draw: Any) -> tuple[Sizes, Sizes, Sizes, dict[str, Any]]:
     """Shapes of x, w and y, and attributes, of one random convolution."""
     ndim = draw.integer(1, 3)
     kernel = tuple(draw.integer(1, 3) for _ in range(ndim))
-    stride = tuple(draw.integer(1, 3) for _ in range(ndim))
+    stride = tuple(draw.choice((1, 1, 2, 3)) for _ in range(ndim))
     padding = tuple(draw.integer(0, 2) for _ in range(ndim))
     dilation = tuple(draw.integer(1, 2) for _ in range(ndim))
     groups = draw.integer(1, 3)

@@ -161,7 +161,7 @@ class clamp_both:
 def clamp(input: Any, min: Any = None, max: Any = None) -> Any:
     """input limited to [min, max]; bounds are numbers, tensors or absent. NaN stays NaN.
 
-    The gradient passes where min <= input <= max, both bounds included. Where min > max, max is given.
+    The gradient passes where min <= input <= max, bounds included. Where min > max, max is given.
 
     >>> trident.clamp(trident.tensor([-3.0, 0.5, 3.0]), -1.0, 1.0)
     tensor([-1.0000,  0.5000,  1.0000])
@@ -212,8 +212,8 @@ def nan_to_num(
 ) -> Any:
     """input with NaN, inf and -inf replaced by ``nan``, ``posinf`` and ``neginf``.
 
-    ``posinf`` and ``neginf`` default to the largest and the lowest number of the dtype. The gradient is
-    0 where something was replaced.
+    ``posinf`` and ``neginf`` default to the largest and the lowest number of the dtype. The
+    gradient is 0 where something was replaced.
 
     >>> trident.nan_to_num(trident.tensor([float("nan"), 1.0]), 5.0)
     tensor([5., 1.])

@@ -1,4 +1,5 @@
-"""Cross entropy and the negative log likelihood of classes, given as indices or as probabilities."""
+"""Cross entropy and the negative log likelihood of classes, given as indices or as
+probabilities."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def _counting(n: int) -> np.ndarray:
 
 
 def _chosen(target: np.ndarray, shape: shapes.Shape, ignore_index: int) -> tuple[Any, Any, Any]:
-    """(index of every row's class in an array of ``shape``, target, rows that count or None for all)."""
+    """(index of every row's class in an array of ``shape``, target, rows that count or None for
+    all)."""
     axis = class_axis(len(shape))
     classes = shape[axis]
     t = target if target.dtype == np.int64 else target.astype(np.int64)
@@ -78,16 +80,16 @@ def _chosen(target: np.ndarray, shape: shapes.Shape, ignore_index: int) -> tuple
 
 
 def _check_on_device(target: Any, x: Any, ignore_index: int) -> None:
-    """On host memory the classes are looked at before the kernel runs; a GPU gives NaN instead, since
-    looking would wait for it at every step."""
+    """On host memory the classes are looked at before the kernel runs; a GPU gives NaN instead,
+    since looking would wait for it at every step."""
     if target.device.interpreted:
         kernels.check_target("cross_entropy", target, x.shape[class_axis(x.ndim)], ignore_index)
 
 
 @primitive(method=False)
 class nll_reduced:
-    """(loss, total) of log-probabilities x (N, C, ...) and class indices: -weight x[target], reduced;
-    total is the sum of the rows' weights, the divisor of a mean."""
+    """(loss, total) of log-probabilities x (N, C, ...) and class indices: -weight x[target],
+    reduced; total is the sum of the rows' weights, the divisor of a mean."""
 
     def infer(x, target, weight=None, *, ignore_index=-100, reduction="mean"):
         rows = _check_classes("nll_loss", x, target, weight)
@@ -298,8 +300,8 @@ def cross_entropy(
     """-log softmax(input)[target], averaged over the rows. input (C,), (N, C) or (N, C, ...).
 
     ``target`` holds class indices (input's shape without C), of which ``ignore_index`` is left out,
-    or probabilities in the shape of input. ``weight`` (C,) weighs classes, and a mean divides by the
-    rows' weights. A class outside of [0, C) raises IndexBoundsError.
+    or probabilities in the shape of input. ``weight`` (C,) weighs classes, and a mean divides by
+    the rows' weights. A class outside of [0, C) raises IndexBoundsError.
 
     >>> trident.cross_entropy(trident.zeros(2, 4), trident.tensor([0, 3]))
     tensor(1.3863)

@@ -16,7 +16,7 @@ from ..errors import wrong
 from ..lang import jit, tl
 from .registry import Interval, composite, elementwise, ops
 
-# ---- what all losses share ------------------------------------------------------------------------
+# ---- what all losses share ----------------------------------------------------------------------
 
 
 def reduction_of(op: str, reduction: str, size_average: bool | None, reduce: bool | None) -> str:
@@ -54,7 +54,7 @@ def reduced(loss: Any, reduction: str) -> Any:
     return ops.sum(loss) if reduction == "sum" else loss
 
 
-# ---- differences ----------------------------------------------------------------------------------
+# ---- differences --------------------------------------------------------------------------------
 
 
 @composite(method=False)
@@ -155,7 +155,7 @@ def smooth_l1_loss(
     return reduced(loss if beta == 1.0 else loss / beta, reduction)
 
 
-# ---- probabilities --------------------------------------------------------------------------------
+# ---- probabilities ------------------------------------------------------------------------------
 
 _PROBABILITY = Interval(0.05, 0.95)
 
@@ -188,8 +188,8 @@ def binary_cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Any:
-    """-(y log p + (1 - y) log(1 - p)) for probabilities p = input and y = target in [0, 1], averaged.
-    Logarithms are at least -100, so that p = 0 and p = 1 stay finite.
+    """-(y log p + (1 - y) log(1 - p)) for probabilities p = input and y = target in [0, 1],
+    averaged. Logarithms are at least -100, so that p = 0 and p = 1 stay finite.
 
     >>> trident.binary_cross_entropy(trident.tensor([0.5]), trident.tensor([1.]))
     tensor(0.6931)
@@ -202,7 +202,8 @@ def binary_cross_entropy(
 
 @elementwise(takes="float", method=False)
 class bernoulli_logit_loss:
-    """(1 - y) x + (1 + (w - 1) y) log(1 + exp(-x)): the loss of the logit x, positives weighing w."""
+    """(1 - y) x + (1 + (w - 1) y) log(1 + exp(-x)): the loss of the logit x, positives weighing
+    w."""
 
     def numpy(x, y, w):
         softplus = np.log1p(np.exp(-np.abs(x))) - np.minimum(x, 0)
@@ -234,8 +235,8 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Any = None,
 ) -> Any:
-    """Binary cross entropy of sigmoid(input), without overflow. ``pos_weight`` (broadcast) multiplies
-    the share of the positives.
+    """Binary cross entropy of sigmoid(input), without overflow. ``pos_weight`` (broadcast)
+    multiplies the share of the positives.
 
     >>> trident.binary_cross_entropy_with_logits(trident.tensor([0.]), trident.tensor([1.]))
     tensor(0.6931)
@@ -257,7 +258,8 @@ def kl_div(
     log_target: bool = False,
 ) -> Any:
     """target (log target - input), where ``input`` holds log-probabilities. 'batchmean' divides the
-    sum by the size of axis 0, which is the divergence; ``log_target``: target is a logarithm as well.
+    sum by the size of axis 0, which is the divergence; ``log_target``: target is a logarithm as
+    well.
 
     >>> p = trident.tensor([[0.5, 0.5]])
     >>> trident.kl_div(trident.log(p), p, reduction='batchmean')
@@ -317,8 +319,8 @@ def gaussian_nll_loss(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> Any:
-    """(log var + (input - target)^2 / var) / 2, var at least ``eps``; ``var`` has the shape of input,
-    or 1 as (or without) its last axis. ``full`` adds log(2 pi) / 2.
+    """(log var + (input - target)^2 / var) / 2, var at least ``eps``; ``var`` has the shape of
+    input, or 1 as (or without) its last axis. ``full`` adds log(2 pi) / 2.
 
     >>> one = trident.ones(1)
     >>> trident.gaussian_nll_loss(one, 3 * one, one)
@@ -342,7 +344,7 @@ def gaussian_nll_loss(
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
 
 
-# ---- similarity and ranking -----------------------------------------------------------------------
+# ---- similarity and ranking ---------------------------------------------------------------------
 
 
 @composite(method=False)
@@ -379,7 +381,8 @@ def cosine_embedding_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Any:
-    """1 - cos for rows whose target is 1, max(0, cos - margin) where it is -1. Inputs (N, D) or (D,).
+    """1 - cos for rows whose target is 1, max(0, cos - margin) where it is -1. Inputs (N, D) or
+    (D,).
 
     >>> x = trident.tensor([[1., 0.]])
     >>> trident.cosine_embedding_loss(x, x, trident.tensor([1.]))

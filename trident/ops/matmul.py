@@ -6,6 +6,8 @@ Gradients of products are products of the transposed operands, so ``matmul`` clo
 
 from __future__ import annotations
 
+import functools
+import linecache
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ import numpy as np
 from .. import shapes
 from ..errors import DTypeError, ShapeError, wrong
 from ..kernels import matmul as kernels
+from ..lang import Jit, jit
 from .registry import FUNCTIONS, REGISTRY, Elementwise, Spec, composite, ops, primitive
 
 if TYPE_CHECKING:
@@ -147,6 +150,21 @@ def _activation(name: str) -> Elementwise:
     return op
 
 
+@functools.cache
+def _device_function(name: str) -> Jit:
+    """The activation as a Triton function of one value, its attributes at their defaults."""
+    op = _activation(name)
+    if not op.attributes:
+        return op.triton
+    values = ", ".join(f"{key}={value!r}" for key, value in op.defaults.items())
+    text = f"def {name}_default(x):\n    return {name}(x, {values})\n"
+    filename = f"<trident linear {name}>"  # Triton reads the source of a function through linecache
+    linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+    scope: dict[str, Any] = {name: op.triton, "__name__": "trident.generated"}
+    exec(compile(text, filename, "exec"), scope)
+    return jit(scope[f"{name}_default"])
+
+
 def _activation_gradient(name: str, g: Tensor, z: Tensor) -> Tensor:
     """``g`` times the derivative of the activation at ``z``, by the op's own rule."""
     op = _activation(name)
@@ -210,7 +228,7 @@ class linear:
     def launch(out, x, weight, bias=None, *, activation=None):
         if x.ndim == 1:
             x, out = x[None], out[None]
-        act = _activation(activation).triton if activation is not None else None
+        act = _device_function(activation) if activation is not None else None
         kernels.matmul(out, x, weight.transpose((1, 0)), bias=bias, act=act)
 
     def vjp(g, x, weight, bias, activation, needs):

@@ -1,13 +1,13 @@
 """Reductions: sums, products, extrema, tests, moments and norms over any axes.
 
 ``dim`` is an axis, a tuple of axes, or None for all; ``keepdim`` keeps reduced axes with size 1.
-Integers and bool are summed as int64; float16 and bfloat16 are accumulated in float32. NaN propagates.
+Integers and bool are summed as int64; float16 and bfloat16 are accumulated in float32. NaN
+propagates.
 """
 
 from __future__ import annotations
 
 import math
-from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,25 +18,25 @@ from ..dtypes import dtype as DType
 from ..errors import DTypeError, IndexBoundsError, wrong
 from ..kernels import reduce as kernels
 from ..kernels.softmax import logsumexp as logsumexp_launch
-from .registry import Spec, composite, ops, primitive
+from .registry import Spec, ops, primitive
 
 Dims = int | Sequence[int] | None
 
 
-# ---- shapes and dtypes ----------------------------------------------------------------------------
+# ---- shapes and dtypes --------------------------------------------------------------------------
 
 
 def _reduced(op: str, x: Any, dim: Dims, keepdim: bool) -> tuple[int, ...]:
     return shapes.reduced(x.shape, shapes.axes(op, dim, x.ndim), keepdim)
 
 
-def _not_empty(op: str, x: Any, dim: Dims) -> None:
+def not_empty(op: str, x: Any, dim: Dims) -> None:
     """Raise if an axis that ``op`` reduces is empty: the largest of nothing is not defined."""
     for a in shapes.axes(op, dim, x.ndim):
         if x.shape[a] == 0:
             raise wrong(
                 op,
-                f"axis {a} of shape {tuple(x.shape)} is empty, and {op} of no elements is undefined",
+                f"axis {a} of shape {tuple(x.shape)} is empty: {op} of nothing is undefined",
                 error=IndexBoundsError,
             )
 
@@ -47,7 +47,7 @@ def _sum_dtype(x: Any, dtype: DType | None) -> DType:
     return x.dtype if x.dtype.is_floating_point else dtypes.int64
 
 
-def _float_only(op: str, x: Any) -> None:
+def float_only(op: str, x: Any) -> None:
     if not x.dtype.is_floating_point:
         raise wrong(
             op,
@@ -71,7 +71,7 @@ def _spread(g: Any, spec: Any, dim: Dims) -> Any:
     return ops.expand(_kept(g, shape, over), shape=shape)
 
 
-# ---- numpy ----------------------------------------------------------------------------------------
+# ---- numpy --------------------------------------------------------------------------------------
 
 
 def _axis(x: np.ndarray, dim: Dims) -> Any:
@@ -115,7 +115,7 @@ def _rounded(r: Any, dtype: DType | None) -> Any:
     return r if dtype is None or not dtype.is_floating_point else np.asarray(r).astype(dtype.np)
 
 
-# ---- primitives -----------------------------------------------------------------------------------
+# ---- primitives ---------------------------------------------------------------------------------
 
 
 @primitive
@@ -153,7 +153,7 @@ class mean:
 
     def infer(x, *, dim=None, keepdim=False, dtype=None):
         if dtype is None:
-            _float_only("mean", x)
+            float_only("mean", x)
         return Spec(_reduced("mean", x, dim, keepdim), _sum_dtype(x, dtype))
 
     def numpy(x, *, dim=None, keepdim=False, dtype=None):
@@ -242,14 +242,15 @@ def _tied(g: Any, x: Any, out: Any, dim: Dims) -> Any:
 
 @primitive
 class amax:
-    """Maximum of x over ``dim``; the gradient is shared evenly among equals. Raises on an empty axis.
+    """Maximum of x over ``dim``; the gradient is shared evenly among equals. Raises on an empty
+    axis.
 
     >>> trident.amax(trident.tensor([[1., 5.], [3., 4.]]), dim=1)
     tensor([5., 4.])
     """
 
     def infer(x, *, dim=None, keepdim=False):
-        _not_empty("amax", x, dim)
+        not_empty("amax", x, dim)
         return Spec(_reduced("amax", x, dim, keepdim), x.dtype)
 
     def numpy(x, *, dim=None, keepdim=False):
@@ -268,14 +269,15 @@ class amax:
 
 @primitive
 class amin:
-    """Minimum of x over ``dim``; the gradient is shared evenly among equals. Raises on an empty axis.
+    """Minimum of x over ``dim``; the gradient is shared evenly among equals. Raises on an empty
+    axis.
 
     >>> trident.amin(trident.tensor([[1., 5.], [3., 4.]]), dim=1)
     tensor([1., 3.])
     """
 
     def infer(x, *, dim=None, keepdim=False):
-        _not_empty("amin", x, dim)
+        not_empty("amin", x, dim)
         return Spec(_reduced("amin", x, dim, keepdim), x.dtype)
 
     def numpy(x, *, dim=None, keepdim=False):
@@ -295,7 +297,7 @@ class amin:
 def _arg_infer(op: str, x: Any, dim: int | None, keepdim: bool) -> Spec:
     if dim is not None:
         shapes.axis(op, dim, x.ndim)
-    _not_empty(op, x, dim)
+    not_empty(op, x, dim)
     return Spec(_reduced(op, x, dim, keepdim), dtypes.int64)
 
 
@@ -349,7 +351,7 @@ class argmin:
 
 def _along_infer(op: str, x: Any, dim: int, keepdim: bool) -> tuple[Spec, Spec]:
     shapes.axis(op, dim, x.ndim)
-    _not_empty(op, x, dim)
+    not_empty(op, x, dim)
     shape = _reduced(op, x, dim, keepdim)
     return Spec(shape, x.dtype), Spec(shape, dtypes.int64)
 
@@ -372,7 +374,8 @@ def _along_vjp(g: tuple, out: tuple, spec: Any, dim: int) -> Any:
 
 @primitive(method=False)
 class max_along:
-    """(values, indices) of the maxima along ``dim``; the first of equals, and NaN is the maximum."""
+    """(values, indices) of the maxima along ``dim``; the first of equals, and NaN is the
+    maximum."""
 
     def infer(x, *, dim, keepdim=False):
         return _along_infer("max", x, dim, keepdim)
@@ -393,7 +396,8 @@ class max_along:
 
 @primitive(method=False)
 class min_along:
-    """(values, indices) of the minima along ``dim``; the first of equals, and NaN is the minimum."""
+    """(values, indices) of the minima along ``dim``; the first of equals, and NaN is the
+    minimum."""
 
     def infer(x, *, dim, keepdim=False):
         return _along_infer("min", x, dim, keepdim)
@@ -488,7 +492,7 @@ class logsumexp:
     """
 
     def infer(x, *, dim, keepdim=False):
-        _float_only("logsumexp", x)
+        float_only("logsumexp", x)
         return Spec(_reduced("logsumexp", x, dim, keepdim), x.dtype)
 
     def numpy(x, *, dim, keepdim=False):
@@ -537,200 +541,3 @@ def _draw(
     if one and dim is None:
         return (x,), {"dim": None}
     return (x,), {"dim": dim if dim is not None else tuple(range(ndim)), "keepdim": draw.boolean()}
-
-
-# ---- composites -----------------------------------------------------------------------------------
-
-max_result = namedtuple("max_result", ["values", "indices"])
-min_result = namedtuple("min_result", ["values", "indices"])
-
-
-def _extremum(name: str, x: Any, dim: Any, keepdim: bool, other: Any) -> Any:
-    if other is None and dim is not None and not isinstance(dim, (int, np.integer)):
-        dim, other = None, dim
-    if other is not None:
-        if dim is not None:
-            raise TypeError(f"{name}: takes dim or a second tensor, not both")
-        return ops.maximum(x, other) if name == "max" else ops.minimum(x, other)
-    if dim is None:
-        _not_empty(name, x, None)
-        return ops.amax(x) if name == "max" else ops.amin(x)
-    along = ops.max_along if name == "max" else ops.min_along
-    result = max_result if name == "max" else min_result
-    return result(*along(x, dim=int(dim), keepdim=keepdim))
-
-
-@composite
-def max(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The maximum: ``max(x)`` of all elements; ``max(x, dim)`` a (values, indices) named tuple along
-    an axis; ``max(x, y)`` elementwise. Gradients of ``max(x)`` are shared evenly among equals; those of
-    ``max(x, dim)`` go to the index that was found.
-
-    >>> trident.max(trident.tensor([[1., 5.], [3., 4.]]), 1).indices
-    tensor([1, 1])
-    """
-    return _extremum("max", x, dim, keepdim, other)
-
-
-@composite
-def min(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The minimum: ``min(x)``, ``min(x, dim)`` (values, indices), or ``min(x, y)``; see ``max``.
-
-    >>> trident.min(trident.tensor([[1., 5.], [3., 4.]]), 1).values
-    tensor([1., 3.])
-    """
-    return _extremum("min", x, dim, keepdim, other)
-
-
-def _moments(
-    op: str, x: Any, dim: Any, unbiased: bool | None, correction: float | None, keepdim: bool
-) -> tuple[Any, Any]:
-    """(variance, mean)."""
-    _float_only(op, x)
-    if isinstance(dim, bool):  # the old form var(x, unbiased)
-        dim, unbiased = None, dim
-    if unbiased is not None:
-        if correction is not None:
-            raise TypeError(f"{op}: takes correction or unbiased, not both")
-        correction = 1 if unbiased else 0
-    if correction is None:
-        correction = 1
-    over = shapes.axes(op, dim, x.ndim)
-    n = shapes.numel(x.shape[a] for a in over)
-    middle = ops.mean(x, over, True) if over else x
-    away = x - middle
-    total = ops.sum(away * away, over, keepdim) if over else away * away
-    left = n - correction
-    variance = total / float(left if left > 0 else 0)
-    if not keepdim and over:
-        middle = ops.reshape(middle, shape=shapes.reduced(tuple(x.shape), over, False))
-    return variance, middle
-
-
-@composite
-def var(
-    x: Any,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Any:
-    """sum((x - mean)^2) / (n - correction) over ``dim``; correction is 1 (unbiased) by default.
-
-    >>> trident.var(trident.tensor([1., 2., 3.]))
-    tensor(1.)
-    """
-    return _moments("var", x, dim, unbiased, correction, keepdim)[0]
-
-
-@composite
-def std(
-    x: Any,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Any:
-    """The square root of ``var``.
-
-    >>> trident.std(trident.tensor([1., 3., 5.]))
-    tensor(2.)
-    """
-    return ops.sqrt(_moments("std", x, dim, unbiased, correction, keepdim)[0])
-
-
-@composite
-def var_mean(
-    x: Any,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> tuple[Any, Any]:
-    """(var, mean) over ``dim``.
-
-    >>> trident.var_mean(trident.tensor([1., 2., 3.]))
-    (tensor(1.), tensor(2.))
-    """
-    return _moments("var_mean", x, dim, unbiased, correction, keepdim)
-
-
-@composite
-def std_mean(
-    x: Any,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> tuple[Any, Any]:
-    """(std, mean) over ``dim``.
-
-    >>> trident.std_mean(trident.tensor([1., 3., 5.]))
-    (tensor(2.), tensor(3.))
-    """
-    variance, middle = _moments("std_mean", x, dim, unbiased, correction, keepdim)
-    return ops.sqrt(variance), middle
-
-
-def _root(total: Any, power: float) -> Any:
-    """total ** (1 / power) whose gradient at 0 is 0, not NaN."""
-    zero = ops.eq(total, 0.0)
-    safe = ops.where(zero, 1.0, total)
-    root = ops.sqrt(safe) if power == 2 else ops.pow(safe, 1.0 / power)
-    return ops.where(zero, 0.0, root)
-
-
-@composite(method=False)
-def vector_norm(
-    x: Any, ord: float = 2, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
-) -> Any:
-    """(sum |x|^ord)^(1/ord) over ``dim``; ord inf and -inf are the largest and smallest |x|, ord 0
-    counts what is not zero. The gradient at 0 is 0.
-
-    >>> trident.vector_norm(trident.tensor([3., 4.]))
-    tensor(5.)
-    """
-    if dtype is not None:
-        x = ops.to_dtype(x, dtype=dtypes.as_dtype(dtype))
-    _float_only("norm", x)
-    over = shapes.axes("norm", dim, x.ndim)
-    if ord == 2:
-        return _root(_total(x * x, over, keepdim), 2)
-    if ord == math.inf:
-        return ops.amax(ops.abs(x), over, keepdim) if over else ops.abs(x)
-    if ord == -math.inf:
-        return ops.amin(ops.abs(x), over, keepdim) if over else ops.abs(x)
-    if ord == 0:
-        return _total(ops.to_dtype(ops.ne(x, 0.0), dtype=x.dtype), over, keepdim)
-    if ord == 1:
-        return _total(ops.abs(x), over, keepdim)
-    return _root(_total(ops.pow(ops.abs(x), float(ord)), over, keepdim), float(ord))
-
-
-def _total(x: Any, over: tuple[int, ...], keepdim: bool) -> Any:
-    return ops.sum(x, over, keepdim) if over else x
-
-
-@composite
-def norm(
-    x: Any,
-    p: float | str | None = "fro",
-    dim: Dims = None,
-    keepdim: bool = False,
-    dtype: DType | None = None,
-) -> Any:
-    """The p-norm of x over ``dim`` (all axes by default): ``vector_norm`` with torch's old signature.
-    "fro" is 2; any number, inf and -inf are taken.
-
-    >>> trident.norm(trident.tensor([[3., 4.], [0., 5.]]), dim=1)
-    tensor([5., 5.])
-    """
-    if p is None or p == "fro":
-        p = 2.0
-    if isinstance(p, str):
-        raise wrong("norm", "p must be a number, inf, -inf or 'fro'", got=repr(p), error=ValueError)
-    return vector_norm(x, p, dim, keepdim, dtype=dtype)

@@ -34,12 +34,14 @@ FUNCTIONS: dict[str, Callable] = {}
 """Every public function by name: the ops' and the composites'."""
 
 
-@dataclass(frozen=True)
 class Spec:
     """Shape and dtype of an array that need not exist yet."""
 
-    shape: Shape
-    dtype: DType
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: Shape, dtype: DType) -> None:
+        self.shape = shape
+        self.dtype = dtype
 
     @property
     def ndim(self) -> int:
@@ -48,6 +50,15 @@ class Spec:
     @property
     def size(self) -> int:
         return shapes.numel(self.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and (self.shape, self.dtype) == (other.shape, other.dtype)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.dtype))
+
+    def __repr__(self) -> str:
+        return f"Spec({self.shape}, {self.dtype.name})"
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,9 @@ class Op:
         self.vjp_names = tuple(inspect.signature(vjp).parameters) if vjp else ()
         self.saves = [n in self.vjp_names for n in self.operands]
         self.saves_operands = any(self.saves)
-        self.saves_spec = any(n.endswith("_spec") for n in self.vjp_names)
+        self.spec_names = [
+            (i, n + "_spec") for i, n in enumerate(self.operands) if n + "_spec" in self.vjp_names
+        ]
         self.saves_out = "out" in self.vjp_names
 
     def bind(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -189,6 +202,8 @@ class Primitive(Op):
         self.dtypes: tuple[DType, ...] = options.pop("dtypes", dtypes.FLOATS)
         self.method = options.pop("method", True)
         self.differentiable: bool = options.pop("differentiable", self.vjp is not None)
+        self.constant: tuple[str, ...] = options.pop("constant", ())
+        self.grad_outputs: tuple[int, ...] | None = options.pop("grad_outputs", None)
         if options:
             raise TypeError(f"primitive {self.name}: unknown options {sorted(options)}")
 
@@ -278,6 +293,7 @@ def _public(op: Op) -> Callable:
     fixed = not op.variadic
     defaults, names = op.defaults, op.attributes.keys()
     complete = len(defaults) == len(names)
+    most = arity + len(names)
     fallback: Callable = find_apply
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -287,6 +303,9 @@ def _public(op: Op) -> Callable:
             kwargs = {**defaults, **kwargs}
             if len(kwargs) != len(names):
                 args, kwargs = bind(args, kwargs)
+        elif fixed and not kwargs and arity < len(args) == most:
+            kwargs = dict(zip(names, args[arity:]))
+            args = args[:arity]
         else:
             args, kwargs = bind(args, kwargs)
         try:
@@ -339,7 +358,12 @@ def elementwise(body: type | None = None, **options: Any) -> Any:
 
 
 def primitive(body: type | None = None, **options: Any) -> Any:
-    """Define an op with its own kernel from a class with ``infer``, ``numpy``, ``launch``, ``vjp``."""
+    """Define an op with its own kernel from a class with ``infer``, ``numpy``, ``launch``, ``vjp``.
+
+    Options: ``dtypes`` are the floating dtypes it takes; ``constant`` names floating operands that have
+    no gradient (class weights); ``grad_outputs`` are the numbers of the outputs that gradients flow
+    through, where not all floating ones; ``method=False``: no Tensor method.
+    """
     if body is None:
         return lambda b: primitive(b, **options)
     return _named(_public(Primitive(body, **options)), body)

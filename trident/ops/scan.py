@@ -86,7 +86,8 @@ class cumprod:
         _launch(out, x, dim, product=True)
 
     def vjp(g, x, out, *, dim):
-        # dx[k] = out[k-1] * s[k], where s[k] = g[k] + x[k+1] s[k+1]: no division, so zeros are right
+        # dx[k] = out[k-1] * s[k], where s[k] = g[k] + x[k+1] s[k+1]: no division, so zeros are
+        # right
         if g.ndim == 0:
             return g
         if x.dtype is not g.dtype:

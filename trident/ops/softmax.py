@@ -139,7 +139,8 @@ class log_softmax:
 
 @primitive(method=False)
 class softmax_backward:
-    """The gradient of softmax, y (grad - sum(grad y)), from the incoming one and the result ``y``."""
+    """The gradient of softmax, y (grad - sum(grad y)), from the incoming one and the result
+    ``y``."""
 
     def infer(grad, y, *, dim=None):
         return Spec(tuple(y.shape), y.dtype)
@@ -169,7 +170,8 @@ class softmax_backward:
 
 @primitive(method=False)
 class log_softmax_backward:
-    """The gradient of log_softmax, grad - exp(y) sum(grad), from the incoming one and the result ``y``."""
+    """The gradient of log_softmax, grad - exp(y) sum(grad), from the incoming one and the result
+    ``y``."""
 
     def infer(grad, y, *, dim=None):
         return Spec(tuple(y.shape), y.dtype)

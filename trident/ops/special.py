@@ -7,7 +7,7 @@ import numpy as np
 from ..kernels.device_math import erfc as _erfc
 from ..kernels.device_math import erfinv as _erfinv
 from ..lang import jit, tl
-from .blockwise import blockwise
+from .blockwise import blockwise, select
 from .exponential import exp
 from .power import square
 from .registry import UNIT, elementwise
@@ -19,6 +19,12 @@ _ROOT_PI_BY_TWO = 0.886226925452758
 _ERFC_TAIL = (
     -2.76390256e-4, -7.95749233e-4, 1.99637574e-3, 2.57884536e-3, -2.3791348e-2, 6.82933674e-2,
     -1.19272474e-1, 1.29646612e-1, -4.75622894e-2, -1.35621145e-1, 1.25300806,
+)  # fmt: skip
+
+# erf(x) / x as a series in x * x, highest power first; for x * x < 0.75
+_ERF_SERIES = (
+    1.64621144e-06, -1.49256504e-05, 0.00012055333, -0.000854832702, 0.00522397763,
+    -0.0268661706, 0.112837917, -0.376126389, 1.12837917,
 )  # fmt: skip
 
 
@@ -33,20 +39,34 @@ def _horner(coefficients: tuple[float, ...], t: np.ndarray) -> np.ndarray:
 
 def erfc_float32(x: np.ndarray) -> np.ndarray:
     """1 - erf(x) of a float32 array, in passes that numpy vectorises (scipy's is scalar code)."""
-    a = np.minimum(np.abs(x), np.float32(10.5))
-    t = np.divide(a - 3, a + 3)
-    r = _horner(_ERFC_TAIL, np.asarray(t))
+    a = np.abs(x, out=np.empty_like(x))
+    np.minimum(a, 10.5, out=a)
+    t = np.add(a, 3, out=np.empty_like(a))
+    np.divide(np.subtract(a, 3), t, out=t)
+    r = _horner(_ERFC_TAIL, t)
     # e**(-a*a) in two factors: the rounding error of a * a would be scaled by a * a
-    high = (np.asarray(a).view(np.int32) & -0x1000).view(np.float32)
-    low = (high - a) * (high + a)
-    r *= np.exp(low - 0) if low.ndim == 0 else np.exp(low, out=low)
-    low = np.multiply(high, high, out=np.asarray(low))
-    np.negative(low, out=low)
+    high = np.bitwise_and(a.view(np.int32), -0x1000, out=t.view(np.int32)).view(np.float32)
+    low = np.subtract(high, a, out=np.empty_like(a))
+    low *= high + a
     r *= np.exp(low, out=low)
+    high *= high
+    r *= np.exp(np.negative(high, out=high), out=high)
     a *= 2
     a += 1
     r /= a
-    return np.where(x < 0, 2 - r, r)
+    side = np.copysign(np.float32(1), x, out=a)  # -r + 2 below 0, r + 0 above
+    r *= side
+    np.subtract(1, side, out=side)
+    return np.add(r, side, out=r)
+
+
+def _erf_float32(x: np.ndarray) -> np.ndarray:
+    """erf(x) of a float32 array: its series near 0, where 1 - erfc(x) would cancel."""
+    far = np.subtract(1, erfc_float32(x), out=np.empty_like(x))
+    square = np.multiply(x, x, out=np.empty_like(x))
+    near = _horner(_ERF_SERIES, square)
+    near *= x
+    return select(square < 0.75, near, far)
 
 
 @elementwise(result="float")
@@ -57,7 +77,10 @@ class erf:
     tensor([0.0000, 0.8427])
     """
 
+    @blockwise
     def numpy(x):
+        if x.dtype == np.float32:
+            return _erf_float32(x)
         from scipy.special import erf
 
         return erf(x)

@@ -19,6 +19,7 @@ from ..kernels.device_math import sinh as _sinh
 from ..kernels.device_math import tanh as _tanh
 from ..lang import jit, tl
 from .arithmetic import where
+from .blockwise import select
 from .power import rsqrt
 from .registry import NONZERO, UNIT, Interval, elementwise
 
@@ -287,7 +288,7 @@ class sinc:
 
     def numpy(x):
         t = np.multiply(x, _PI)
-        return np.where(np.equal(t, 0), np.ones_like(t), np.sin(t) / t)
+        return select(np.equal(t, 0), 1.0, np.sin(t) / t)
 
     @jit
     def triton(x):

@@ -109,6 +109,32 @@ class permute:
         return (x,), {"dims": tuple(order[shift:] + order[:shift])}
 
 
+@view
+class transpose:
+    """x with the axes dim0 and dim1 exchanged.
+
+    >>> trident.zeros(2, 3).transpose(0, 1).shape
+    trident.Size([3, 2])
+    """
+
+    def infer(x, *, dim0, dim1):
+        order = list(range(x.ndim))
+        a, b = shapes.axis("transpose", dim0, x.ndim), shapes.axis("transpose", dim1, x.ndim)
+        if order:
+            order[a], order[b] = order[b], order[a]
+        return Spec(tuple(x.shape[i] for i in order), x.dtype)
+
+    def view(x, *, dim0, dim1):
+        return x.swapaxes(dim0, dim1) if x.ndim else x[...]
+
+    def vjp(g, *, dim0, dim1):
+        return transpose(g, dim0, dim1)
+
+    def samples(draw):
+        x = draw.tensor(draw.shape(1, 4))
+        return (x,), {"dim0": draw.integer(0, x.ndim - 1), "dim1": -1}
+
+
 def _order(dims: Shape, ndim: int) -> Shape:
     order = tuple([d + ndim if d < 0 else d for d in dims])
     if len(order) != ndim or any(d not in order for d in range(ndim)):
@@ -326,20 +352,6 @@ class diagonal_backward:
 
 
 # ---- in terms of the above ------------------------------------------------------------------------
-
-
-@composite
-def transpose(x: Any, dim0: int, dim1: int) -> Any:
-    """x with the axes dim0 and dim1 exchanged; a view.
-
-    >>> trident.zeros(2, 3).transpose(0, 1).shape
-    trident.Size([3, 2])
-    """
-    order = list(range(x.ndim))
-    a, b = shapes.axis("transpose", dim0, x.ndim), shapes.axis("transpose", dim1, x.ndim)
-    if order:
-        order[a], order[b] = order[b], order[a]
-    return ops.permute(x, dims=tuple(order))
 
 
 @composite

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..errors import missing_name
 from .optimizer import Optimizer
 
 
@@ -30,7 +31,8 @@ class LRScheduler:
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
-                f"{type(self).__name__}: optimizer must be an Optimizer; got {type(optimizer).__name__}"
+                f"{type(self).__name__}: optimizer must be an Optimizer; "
+                f"got {type(optimizer).__name__}"
             )
         self.optimizer = optimizer
         for i, group in enumerate(optimizer.param_groups):
@@ -38,8 +40,8 @@ class LRScheduler:
                 group.setdefault("initial_lr", group["lr"])
             elif "initial_lr" not in group:
                 raise KeyError(
-                    f"{type(self).__name__}: resuming at last_epoch={last_epoch} needs 'initial_lr' "
-                    f"in param group {i}; load the optimizer's state first, or set it"
+                    f"{type(self).__name__}: resuming at last_epoch={last_epoch} needs "
+                    f"'initial_lr' in param group {i}; load the optimizer's state first, or set it"
                 )
         self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
@@ -55,10 +57,12 @@ class LRScheduler:
 
     def _closed(self, base: float, t: int) -> float:
         """The rate after ``t`` steps of a group whose initial rate is ``base``."""
-        raise TypeError(f"{type(self).__name__}: a schedule must define get_lr() or _closed(base, t)")
+        raise TypeError(
+            f"{type(self).__name__}: a schedule must define get_lr() or _closed(base, t)"
+        )
 
     def get_lr(self) -> list[float]:
-        """The rates at ``last_epoch``, one per group. Read the present ones by ``get_last_lr()``."""
+        """The rates at ``last_epoch``, one per group; for the present ones ``get_last_lr()``."""
         t, floor = self.last_epoch, self._floor
         rates = []
         for group, base in zip(self.optimizer.param_groups, self.base_lrs):
@@ -116,8 +120,8 @@ class LRScheduler:
             return [value] * n
         if len(value) != n:
             raise ValueError(
-                f"{type(self).__name__}: {name} must hold one value for each of the {n} param groups; "
-                f"got {len(value)}"
+                f"{type(self).__name__}: {name} must hold one value for each of the {n} param "
+                f"groups; got {len(value)}"
             )
         return list(value)
 
@@ -126,7 +130,7 @@ class LRScheduler:
         return {k: v for k, v in self.__dict__.items() if k != "optimizer"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what ``state_dict()`` gave; load the optimizer's state as well, it holds the rates."""
+        """Take what ``state_dict()`` gave; load the optimizer's as well, it holds the rates."""
         self.__dict__.update(state_dict)
 
 
@@ -312,10 +316,11 @@ class CosineAnnealingLR(LRScheduler):
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    """A cosine from ``initial`` to ``eta_min`` that restarts after ``T_0``, ``T_0 * T_mult``, ... steps.
+    """A cosine from ``initial`` to ``eta_min`` that restarts after ``T_0``, ``T_0 * T_mult``, ...
+    steps.
 
-    ``step(epoch)`` may be given fractions of an epoch. ``T_cur`` and ``T_i`` are the position in the
-    present cycle and its length. Source: Loshchilov, Hutter 2017, arXiv:1608.03983.
+    ``step(epoch)`` may be given fractions of an epoch. ``T_cur`` and ``T_i`` are the position in
+    the present cycle and its length. Source: Loshchilov, Hutter 2017, arXiv:1608.03983.
     """
 
     def __init__(
@@ -372,9 +377,9 @@ class OneCycleLR(LRScheduler):
     """Up from ``max_lr / div_factor`` to ``max_lr`` in ``pct_start`` of the steps, then down again.
 
     The end is ``max_lr / div_factor / final_div_factor``. ``cycle_momentum`` moves the momentum (or
-    Adam's first beta) the other way, between ``max_momentum`` and ``base_momentum``. ``three_phase``
-    returns to the first rate symmetrically before the last descent. Step it once per batch.
-    Source: Smith, Topin 2018, arXiv:1708.07120.
+    Adam's first beta) the other way, between ``max_momentum`` and ``base_momentum``.
+    ``three_phase`` returns to the first rate symmetrically before the last descent. Step it once
+    per batch. Source: Smith, Topin 2018, arXiv:1708.07120.
     """
 
     def __init__(
@@ -410,7 +415,7 @@ class OneCycleLR(LRScheduler):
         self.total_steps = total_steps
         self.anneal_strategy = anneal_strategy
         peak = pct_start * total_steps - 1
-        # (last step, rate at its start, rate at its end, momentum at its start, momentum at its end)
+        # (last step, rate at its start and end, momentum at its start and end)
         down = [(total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum")]
         if three_phase:
             down = [
@@ -448,12 +453,14 @@ class OneCycleLR(LRScheduler):
             raise ValueError(f"OneCycleLR: step {t} is past the total_steps={self.total_steps}")
         rates = []
         for group in self.optimizer.param_groups:
-            begin = 0.0
-            for i, (end, lr0, lr1, m0, m1) in enumerate(self.phases):
-                if t <= end or i == len(self.phases) - 1:
-                    part = (t - begin) / (end - begin) if end != begin else 1.0
+            begin, phase = 0.0, self.phases[-1]
+            for phase in self.phases:
+                if t <= phase[0]:
                     break
-                begin = end
+                if phase is not self.phases[-1]:
+                    begin = phase[0]
+            end, lr0, lr1, m0, m1 = phase
+            part = (t - begin) / (end - begin) if end != begin else 1.0
             rates.append(self._between(group[lr0], group[lr1], part))
             if self.cycle_momentum:
                 momentum = self._between(group[m0], group[m1], part)
@@ -465,7 +472,8 @@ class OneCycleLR(LRScheduler):
 
 
 class SequentialLR(LRScheduler):
-    """Run ``schedulers`` one after the other: number ``i + 1`` starts, from its step 0, at ``milestones[i]``.
+    """Run ``schedulers`` one after the other: number ``i + 1`` starts, from its step 0, at
+    ``milestones[i]``.
 
     >>> w = trident.zeros(1, requires_grad=True)
     >>> opt = trident.optim.SGD([w], lr=1.0)
@@ -490,8 +498,8 @@ class SequentialLR(LRScheduler):
         _same_optimizer(type(self).__name__, optimizer, schedulers)
         if len(milestones) != len(schedulers) - 1:
             raise ValueError(
-                f"SequentialLR: {len(schedulers)} schedulers need {len(schedulers) - 1} milestones; "
-                f"got {len(milestones)}"
+                f"SequentialLR: {len(schedulers)} schedulers need {len(schedulers) - 1} "
+                f"milestones; got {len(milestones)}"
             )
         self.optimizer = optimizer
         self._schedulers = schedulers
@@ -573,7 +581,8 @@ class ChainedScheduler(SequentialLR):
 
 
 class ReduceLROnPlateau(LRScheduler):
-    """Multiply the rate by ``factor`` once ``metrics`` has not improved for more than ``patience`` steps.
+    """Multiply the rate by ``factor`` once ``metrics`` has not improved for more than ``patience``
+    steps.
 
     ``mode`` "min" or "max" says which way is better; ``threshold`` by how much, relative ("rel") or
     absolute ("abs"). After a reduction ``cooldown`` steps are not counted. Reductions of less than
@@ -662,3 +671,7 @@ def _same_optimizer(name: str, optimizer: Optimizer, schedulers: Sequence[LRSche
             )
         if s.optimizer is not optimizer:
             raise ValueError(f"{name}: schedulers[{i}] belongs to another optimizer")
+
+
+def __getattr__(name: str) -> Any:
+    raise missing_name("trident.optim.lr_scheduler", name, globals())

@@ -1,4 +1,6 @@
-"""``Optimizer``: parameter groups, their options and state; and ``LeafOptimizer`` for per-tensor rules."""
+"""``Optimizer``: parameter groups, their options and state; and ``LeafOptimizer`` for per-tensor
+rules.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ from .. import Tensor
 
 
 class Optimizer:
-    """Base class: holds ``param_groups`` (parameters with their options) and ``state`` per parameter.
+    """Base class: holds ``param_groups`` (parameters with their options) and ``state`` per
+    parameter.
 
-    A subclass passes its options as ``defaults`` and writes ``_update(group, params, grads)``, which
-    receives the parameters of one group that have a gradient. It runs without recording.
+    A subclass passes its options as ``defaults`` and writes ``_update(group, params, grads)``,
+    which receives the parameters of one group that have a gradient. It runs without recording.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
@@ -49,7 +52,9 @@ class Optimizer:
         """
         name = type(self).__name__
         if not isinstance(param_group, dict):
-            raise TypeError(f"{name}: a param group must be a dict; got {type(param_group).__name__}")
+            raise TypeError(
+                f"{name}: a param group must be a dict; got {type(param_group).__name__}"
+            )
         group = dict(param_group)
         if "params" not in group:
             raise ValueError(f"{name}: a param group needs the key 'params'; got {sorted(group)}")
@@ -84,7 +89,14 @@ class Optimizer:
 
     def _check(self, group: dict[str, Any]) -> None:
         """Raise ValueError for options out of range; subclasses add their own."""
-        for key in ("lr", "eps", "weight_decay", "momentum", "lr_decay", "initial_accumulator_value"):
+        for key in (
+            "lr",
+            "eps",
+            "weight_decay",
+            "momentum",
+            "lr_decay",
+            "initial_accumulator_value",
+        ):
             if key in group:
                 self._require(group[key] >= 0, f"{key} must be >= 0", group[key])
         for i, beta in enumerate(group.get("betas", ())):
@@ -95,7 +107,8 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: {expected}; got {got}")
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient. ``closure`` recomputes the loss and is returned.
+        """Update every parameter that has a gradient. ``closure`` recomputes the loss and is
+        returned.
 
         >>> w = trident.tensor([1.0, 2.0], requires_grad=True)
         >>> opt = trident.optim.SGD([w], lr=0.5)
@@ -121,7 +134,9 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__}: an optimizer must define _update or step")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients (the next backward writes, it does not add), or fill them with zeros."""
+        """Forget the gradients (the next backward writes, it does not add), or fill them with
+        zeros.
+        """
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none:
@@ -130,13 +145,16 @@ class Optimizer:
                     p.grad = trident.zeros_like(p.grad)
 
     def state_dict(self) -> dict[str, Any]:
-        """``{"state": {index: ...}, "param_groups": [...]}`` with parameters replaced by numbers."""
+        """``{"state": {index: ...}, "param_groups": [...]}``; numbers stand for parameters."""
         numbers: dict[int, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
                 numbers[id(p)] = len(numbers)
         groups = [
-            {**{k: v for k, v in g.items() if k != "params"}, "params": [numbers[id(p)] for p in g["params"]]}
+            {
+                **{k: v for k, v in g.items() if k != "params"},
+                "params": [numbers[id(p)] for p in g["params"]],
+            }
             for g in self.param_groups
         ]
         state = {numbers[id(p)]: dict(s) for p, s in self.state.items() if id(p) in numbers}
@@ -168,7 +186,9 @@ class Optimizer:
         self.state.clear()
         for number, values in state_dict["state"].items():
             p = by_number[number]
-            self.state[p] = {k: self._load_value(k, v, p) for k, v in values.items()}
+            self.state[p] = {
+                k: self._load_value(k, v, p) for k, v in values.items() if v is not None
+            }
 
     def _load_value(self, key: str, value: Any, p: Tensor) -> Any:
         if key == "step":
@@ -181,7 +201,11 @@ class Optimizer:
         return value.detach().to(device=p.device, dtype=dtype).clone()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"defaults": self.defaults, "state": dict(self.state), "param_groups": self.param_groups}
+        return {
+            "defaults": self.defaults,
+            "state": dict(self.state),
+            "param_groups": self.param_groups,
+        }
 
     def __setstate__(self, members: dict[str, Any]) -> None:
         self.__dict__.update(members)
@@ -206,30 +230,37 @@ _REQUIRED = _Required()
 class LeafOptimizer(Optimizer):
     """An optimizer whose rule is written for one tensor: ``_leaf(p, g, state, group)``.
 
-    ``state["step"]`` counts from 1 when ``_leaf`` sees it. ``maximize`` and (unless the rule
-    decouples it) ``weight_decay`` have been applied to ``g``.
+    ``_start`` makes the state of a parameter at its first gradient; ``state["step"]`` counts from 1
+    when the rule sees it. ``maximize`` and ``weight_decay`` (added to the gradient, or taken from
+    the parameter with ``decoupled_weight_decay``) have been applied to ``g``. A rule that is one
+    multi-tensor update overrides ``_step`` instead and does all of this itself.
     """
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        sign = -1.0 if group.get("maximize") else 1.0
-        decay = 0.0 if group.get("decoupled_weight_decay") else group.get("weight_decay", 0.0)
+        states = []
         with trident.no_grad():
-            for p, g in zip(params, grads):
+            for p in params:
                 state = self.state[p]
                 if "step" not in state:
+                    state["step"] = 0
                     self._start(p, state, group)
-                    state.setdefault("step", 0)
                 state["step"] += 1
-                if sign < 0:
-                    g = -g
-                if decay:
-                    g = g + decay * p.detach()
-                elif group.get("weight_decay"):
-                    p.mul_(1.0 - group["lr"] * group["weight_decay"])
-                self._leaf(p, g, state, group)
+                states.append(state)
+            self._step(group, params, grads, states)
 
     def _start(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Make the state of a parameter at its first gradient."""
+
+    def _step(self, group: dict[str, Any], params: list, grads: list, states: list) -> None:
+        decay, decoupled = group.get("weight_decay", 0.0), group.get("decoupled_weight_decay")
+        for p, g, state in zip(params, grads, states):
+            if group.get("maximize"):
+                g = -g
+            if decay and decoupled:
+                p.mul_(1.0 - group["lr"] * decay)
+            elif decay:
+                g = g + decay * p.detach()
+            self._leaf(p, g, state, group)
 
     def _leaf(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         raise TypeError(f"{type(self).__name__}: a LeafOptimizer must define _leaf")

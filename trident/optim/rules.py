@@ -1,4 +1,4 @@
-"""Optimizers written one tensor at a time, as their papers give them."""
+"""Optimizers as their papers give them: two multi-tensor updates, the rest tensor by tensor."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import trident
 
-from .. import Tensor
+from .. import Tensor, ops
 from .optimizer import LeafOptimizer
 
 
 class RMSprop(LeafOptimizer):
     """``v = alpha * v + (1 - alpha) * g^2``; ``p -= lr * g / (sqrt(v) + eps)``.
 
-    ``centered`` divides by the standard deviation, ``sqrt(v - mean(g)^2)``; ``momentum`` accumulates
-    the quotients. Source: Hinton, lecture 6e; Graves 2013, arXiv:1308.0850 (centered).
+    ``centered`` divides by the standard deviation, ``sqrt(v - mean(g)^2)``; ``momentum``
+    accumulates the quotients. Source: Hinton, lecture 6e; Graves 2013, arXiv:1308.0850 (centered).
     """
 
     def __init__(
@@ -57,22 +57,25 @@ class RMSprop(LeafOptimizer):
         if group["centered"]:
             state["grad_avg"] = trident.zeros_like(p)
 
-    def _leaf(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        alpha, v = group["alpha"], state["square_avg"]
-        v.mul_(alpha).add_(g * g, alpha=1 - alpha)
-        spread = v
-        if group["centered"]:
-            mean = state["grad_avg"]
-            mean.mul_(alpha).add_(g, alpha=1 - alpha)
-            spread = v - mean * mean
-        step = g / (spread.sqrt() + group["eps"])
-        if group["momentum"] > 0:
-            step = state["momentum_buffer"].mul_(group["momentum"]).add_(step)
-        p.sub_(step, alpha=group["lr"])
+    def _step(self, group: dict[str, Any], params: list, grads: list, states: list) -> None:
+        ops.rmsprop_(
+            params,
+            grads,
+            [s["square_avg"] for s in states],
+            [s["grad_avg"] for s in states] if group["centered"] else [],
+            [s["momentum_buffer"] for s in states] if group["momentum"] > 0 else [],
+            lr=group["lr"],
+            alpha=group["alpha"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            maximize=group["maximize"],
+        )
 
 
 class Adagrad(LeafOptimizer):
-    """``s += g^2``; ``p -= lr_t * g / (sqrt(s) + eps)`` with ``lr_t = lr / (1 + (t - 1) * lr_decay)``.
+    """``s += g^2``; ``p -= lr_t * g / (sqrt(s) + eps)`` with
+    ``lr_t = lr / (1 + (t - 1) * lr_decay)``.
 
     Source: Duchi, Hazan, Singer 2011, JMLR 12.
     """
@@ -107,14 +110,23 @@ class Adagrad(LeafOptimizer):
     def _start(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         state["sum"] = trident.full_like(p, group["initial_accumulator_value"])
 
-    def _leaf(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        lr = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
-        s = state["sum"].add_(g * g)
-        p.sub_(g / (s.sqrt() + group["eps"]), alpha=lr)
+    def _step(self, group: dict[str, Any], params: list, grads: list, states: list) -> None:
+        for step in {s["step"] for s in states}:  # one, unless parameters joined later
+            at = [i for i, s in enumerate(states) if s["step"] == step]
+            ops.adagrad_(
+                [params[i] for i in at],
+                [grads[i] for i in at],
+                [states[i]["sum"] for i in at],
+                lr=group["lr"] / (1 + (step - 1) * group["lr_decay"]),
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                maximize=group["maximize"],
+            )
 
 
 class Adadelta(LeafOptimizer):
-    """``p -= lr * g * sqrt(u + eps) / sqrt(v + eps)``: ``v``, ``u`` average ``g^2`` and the steps squared.
+    """``p -= lr * g * sqrt(u + eps) / sqrt(v + eps)``: ``v``, ``u`` average ``g^2`` and the steps
+    squared.
 
     Source: Zeiler 2012, arXiv:1212.5701.
     """
@@ -160,7 +172,8 @@ class Adadelta(LeafOptimizer):
 
 
 class Adamax(LeafOptimizer):
-    """Adam with the infinity norm: ``u = max(beta2 * u, |g| + eps)``; ``p -= lr / (1 - beta1^t) * m / u``.
+    """Adam with the infinity norm: ``u = max(beta2 * u, |g| + eps)``;
+    ``p -= lr / (1 - beta1^t) * m / u``.
 
     Source: Kingma, Ba 2015, arXiv:1412.6980, section 7.
     """
@@ -262,7 +275,8 @@ class NAdam(LeafOptimizer):
 
 
 class RAdam(LeafOptimizer):
-    """Adam whose step is rectified by the variance of its second moment, plain momentum until it exists.
+    """Adam whose step is rectified by the variance of its second moment, plain momentum until it
+    exists.
 
     Source: Liu et al. 2020, arXiv:1908.03265.
     """

@@ -78,6 +78,11 @@ class DeviceArray:
             tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes)
         )
 
+    def swapaxes(self, a: int, b: int) -> DeviceArray:
+        order = list(range(self.ndim))
+        order[a], order[b] = order[b], order[a]
+        return self.transpose(tuple(order))
+
     def can_reshape(self, shape: Shape) -> bool:
         return shapes.reshape_strides(self.shape, self.strides, shape) is not None
 

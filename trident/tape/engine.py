@@ -62,7 +62,8 @@ def walk(
                 if parent.seq not in pending:
                     pending[parent.seq] = [None] * parent.n_outputs
                     push(heap, (-parent.seq, parent))
-                pending[parent.seq][current.index] = g  # type: ignore[attr-defined]
+                slots, i = pending[parent.seq], current.index  # type: ignore[attr-defined]
+                slots[i] = g if slots[i] is None else _sum(slots[i], g, graph)
                 continue
             if g.__class__ is list:
                 g = tuple(g)
@@ -239,9 +240,9 @@ def _accumulate(leaf: Any, g: Any, graph: bool) -> None:
 def _owned(g: Any, references: int) -> Any:
     """A gradient array that nothing else refers to: rules may hand the same array to two operands.
 
-    ``references`` is ``sys.getrefcount`` in the caller, which counts its variable and the argument.
+    ``references`` is ``sys.getrefcount`` in the caller, which counts its variable, the argument here and its own argument.
     """
-    if references <= 2:
+    if references <= 3:
         if g.__class__ is np.ndarray:
             if g.base is None and g.flags.c_contiguous:
                 return g
@@ -275,7 +276,7 @@ def backward(
     for t in targets:
         g = found.get(id(t._node or t))
         if g is not None:
-            _accumulate(t, g if create_graph else _owned(g, 3), create_graph)
+            _accumulate(t, g if create_graph else _owned(g, 9), create_graph)
 
 
 def grad(
@@ -324,7 +325,7 @@ def grad(
                 )
             grads.append(None)
             continue
-        grads.append(g if create_graph else node.tensor_of(_owned(g, 3)))
+        grads.append(g if create_graph else node.tensor_of(_owned(g, 9)))
     return tuple(grads)
 
 

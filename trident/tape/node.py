@@ -21,17 +21,15 @@ from . import anomaly
 from .grad_mode import _enabled
 
 _next = itertools.count().__next__
+_anomaly = anomaly._mode.get
 
 
 class Version:
     """Write counter of a storage, shared by all tensors on it. Absent means never written."""
 
-    __slots__ = ("n", "taped", "writer")
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.writer = ""
-        self.taped = False  # a recorded in-place op wrote: other tensors on it have a stale history
+    n = 0
+    writer = ""
+    taped = False  # a recorded in-place op wrote: other tensors on it have a stale history
 
     def bump(self, writer: str) -> None:
         self.n += 1
@@ -60,7 +58,7 @@ class Node:
 
     def __init__(self) -> None:
         self.seq = _next()
-        if anomaly._mode.get():
+        if _anomaly():
             self.line = anomaly.user_line()
 
     def name(self) -> str:
@@ -229,7 +227,7 @@ class ElementwiseNode(Node):
                 if getattr(t, "_version", None) is not None:
                     self.versions = saved_versions(args)
                     break
-        if anomaly._mode.get():
+        if _anomaly():
             self.line = anomaly.user_line()
 
     arrays: Any = None
@@ -297,16 +295,12 @@ class RuleNode(Node):
         self.edges = edges
         if op.variadic:
             self.args = args if op.saves[0] else None
-            self.specs = [_spec(a) for a in args] if op.saves_spec else None
+            self.specs = [_spec(a) for a in args] if op.spec_names else None
         else:
             if op.saves_operands:
                 self.args = tuple([a if keep else None for keep, a in zip(op.saves, args)])
-            if op.saves_spec:
-                self.specs = {
-                    n + "_spec": _spec(a)
-                    for n, a in zip(op.operands, args)
-                    if n + "_spec" in op.vjp_names
-                }
+            if op.spec_names:
+                self.specs = {name: _spec(args[i]) for i, name in op.spec_names}
         if self.args is not None:
             self.versions = saved_versions(self.args)
         if data.__class__ is not tuple:
@@ -333,7 +327,7 @@ class RuleNode(Node):
                     if v.n != n:
                         self.overwritten("the output", self._shape or (), v)
                 values[name] = (
-                    tuple(tensor_of(d) for d in self.out)
+                    tuple(tensor_of(d, node=Slot(self, i, d)) for i, d in enumerate(self.out))
                     if isinstance(self.out, tuple)
                     else tensor_of(self.out, node=self)
                 )
@@ -369,7 +363,8 @@ class RuleNode(Node):
 
 
 def _spec(a: Any) -> Any:
-    return Spec(tuple(a.shape), a.dtype) if hasattr(a, "_data") else a
+    """Shape and dtype of a Tensor operand; numbers and None as they are."""
+    return Spec(a._data.shape, a.dtype) if hasattr(a, "_data") else a
 
 
 class FusedNode(Node):

@@ -194,10 +194,19 @@ def differentiable(op: Op) -> bool:
     return op.vjp is not None
 
 
+def leaves_of(op: Op, args: tuple, device: str) -> tuple:
+    """A sample as tensors that require grad where the op is differentiable in them."""
+    constant = getattr(op, "constant", ())
+    names = op.operands * len(args) if op.variadic else op.operands
+    return tuple(
+        tensors((a,), device, requires_grad=name not in constant)[0] for name, a in zip(names, args)
+    )
+
+
 def check_gradient(op: Op, draw: Draw, device: str = "cpu") -> None:
     """First and second derivatives against differences along random directions, in float64."""
     args, attrs = smooth_sample(op, draw)
-    given = tensors(args, device, requires_grad=True)
+    given = leaves_of(op, args, device)
     if not any(isinstance(a, Tensor) and a.requires_grad and a.numel() for a in given):
         return
     function = function_of(op)
@@ -218,7 +227,7 @@ def check_gradient_kernel(op: Op, draw: Draw, dtype: DType, device: str) -> None
     args = tuple(_away(a, kinks) if kinks else a for a in args)
     results = []
     for where in ("cpu", device):
-        given = tensors(args, where, requires_grad=True)
+        given = leaves_of(op, args, where)
         leaves = [a for a in given if isinstance(a, Tensor) and a.requires_grad]
         poison = config.poison.set(True)
         try:

@@ -1,4 +1,6 @@
-"""Images: data sets, transforms and grids, on numpy. Pillow is needed only to decode and save files."""
+"""Images: data sets, transforms and grids, on numpy. Pillow is needed only to decode and save
+files.
+"""
 
 from __future__ import annotations
 

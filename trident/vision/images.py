@@ -1,7 +1,8 @@
 """One view of the three kinds of image: numpy (H, W) or (H, W, C), PIL, Tensor (..., C, H, W).
 
-The transforms compute on numpy arrays whose first two axes are height and width and whose last axis,
-from three axes on, is the channel. ``unwrap`` gives that view and the way back to the kind it was.
+The transforms compute on numpy arrays whose first two axes are height and width and whose last
+axis, from three axes on, is the channel. ``unwrap`` gives that view and the way back to the kind it
+was.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def pillow(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(f"PIL.{module}")
     except ImportError as error:
-        raise ImportError(f"{purpose} needs Pillow, which is not installed: pip install pillow") from error
+        raise ImportError(
+            f"{purpose} needs Pillow, which is not installed: pip install pillow"
+        ) from error
 
 
 def is_pil(image: Any) -> bool:
@@ -54,7 +57,9 @@ def unwrap(op: str, image: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]
             image = image.convert("L" if image.mode == "1" else "RGB")
         return np.asarray(image), pillow("Image", op).fromarray
     raise wrong(
-        op, "image must be a numpy array, a PIL image or a Tensor", got=type(image).__name__,
+        op,
+        "image must be a numpy array, a PIL image or a Tensor",
+        got=type(image).__name__,
         error=TypeError,
     )
 

@@ -1,7 +1,7 @@
 """Resizing, rotation and blur of arrays (H, W, ...) in numpy.
 
-Resizing multiplies by one matrix an axis, whose rows hold a filter around each output pixel; when an
-image shrinks, the filter widens with the scale (antialias), as Pillow's does.
+Resizing multiplies by one matrix an axis, whose rows hold a filter around each output pixel; when
+an image shrinks, the filter widens with the scale (antialias), as Pillow's does.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _matrix(n_in: int, n_out: int, mode: str, antialias: bool) -> np.ndarray:
 def resize(
     image: np.ndarray, height: int, width: int, mode: str = "bilinear", antialias: bool = True
 ) -> np.ndarray:
-    """(H, W, ...) -> (height, width, ...) in the same dtype. ``mode``: nearest, bilinear, bicubic."""
+    """(H, W, ...) -> (height, width, ...), same dtype. ``mode``: nearest, bilinear, bicubic."""
     h, w = image.shape[:2]
     if (h, w) == (height, width):
         return image
@@ -127,7 +127,9 @@ def _pick(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, fill: object
     return out
 
 
-def gaussian_blur(image: np.ndarray, kernel: tuple[int, int], sigma: tuple[float, float]) -> np.ndarray:
+def gaussian_blur(
+    image: np.ndarray, kernel: tuple[int, int], sigma: tuple[float, float]
+) -> np.ndarray:
     """Blur by a Gaussian; ``kernel`` and ``sigma`` are (x, y). Borders are mirrored."""
     work = image.astype(np.float64 if image.dtype == np.float64 else np.float32)
     for axis, size, s in ((1, kernel[0], sigma[0]), (0, kernel[1], sigma[1])):

@@ -48,7 +48,8 @@ def clip_grad_norm_(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    """Scale all gradients so that their norm, as one vector, is at most ``max_norm``; returns the norm.
+    """Scale all gradients so that their norm, as one vector, is at most ``max_norm``; returns the
+    norm.
 
     The factor is ``min(1, max_norm / (norm + 1e-6))``. ``foreach`` is accepted and changes nothing.
 
@@ -72,7 +73,9 @@ def clip_grads_with_norm_(
     total_norm: Tensor,
     foreach: bool | None = None,
 ) -> None:
-    """Scale all gradients by ``min(1, max_norm / (total_norm + 1e-6))``, without waiting for its value."""
+    """Scale all gradients by ``min(1, max_norm / (total_norm + 1e-6))``, without waiting for its
+    value.
+    """
     with trident.no_grad():
         factor = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
         for p in _with_grad(parameters):

@@ -43,7 +43,9 @@ def pad_sequence(
     [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
     """
     if padding_side not in ("left", "right"):
-        raise ValueError(f"pad_sequence: padding_side must be 'left' or 'right'; got {padding_side!r}")
+        raise ValueError(
+            f"pad_sequence: padding_side must be 'left' or 'right'; got {padding_side!r}"
+        )
     sequences = list(sequences)
     if not sequences:
         raise ValueError("pad_sequence: sequences must hold at least one tensor; got none")
@@ -91,7 +93,7 @@ def pack_padded_sequence(
         order = trident.tensor(ranks, device=x.device)
         inverse = trident.tensor([ranks.index(i) for i in range(len(ranks))], device=x.device)
         x, sizes = x.index_select(1, order), [sizes[i] for i in ranks]
-    elif any(a < b for a, b in zip(sizes, sizes[1:])):
+    elif sizes != sorted(sizes, reverse=True):
         raise wrong(
             "pack_padded_sequence", "lengths must not increase with enforce_sorted=True", got=sizes
         )
@@ -118,7 +120,9 @@ def pad_packed_sequence(
     rest = tuple(sequence.data.shape[1:])
     for t, n in enumerate(live):
         if n < width:
-            steps[t] = trident.cat([steps[t], trident.full((width - n, *rest), padding_value, **like)])
+            steps[t] = trident.cat(
+                [steps[t], trident.full((width - n, *rest), padding_value, **like)]
+            )
     for _ in range((total_length or 0) - len(live)):
         steps.append(trident.full((width, *rest), padding_value, **like))
     padded = trident.stack(steps)

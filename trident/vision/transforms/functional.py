@@ -1,7 +1,7 @@
 """The transforms as plain functions, without randomness.
 
-Images are numpy arrays (H, W) or (H, W, C), PIL images, or Tensors (..., C, H, W); each function gives
-back the kind it was given. Gradients do not flow through them.
+Images are numpy arrays (H, W) or (H, W, C), PIL images, or Tensors (..., C, H, W); each function
+gives back the kind it was given. Gradients do not flow through them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class InterpolationMode(enum.StrEnum):
 
 
 def to_tensor(image: Any) -> Any:
-    """A PIL image or array (H, W) or (H, W, C) as a Tensor (C, H, W); uint8 becomes float32 in [0, 1].
+    """A PIL image or array (H, W) or (H, W, C) as a Tensor (C, H, W); uint8 becomes float32 in [0,
+    1].
 
     >>> trident.vision.transforms.functional.to_tensor(np.full((1, 2, 3), 255, np.uint8)).shape
     trident.Size([3, 1, 2])
@@ -49,7 +50,7 @@ def to_tensor(image: Any) -> Any:
         raise wrong("to_tensor", "image must have shape (H, W) or (H, W, C)", got=array.shape)
     array = array.transpose(2, 0, 1)
     if array.dtype == np.uint8:
-        return trident.from_numpy(np.multiply(array, np.float32(1 / 255), order="C", dtype=np.float32))
+        return trident.from_numpy(np.divide(array, np.float32(255), order="C", dtype=np.float32))
     return trident.from_numpy(np.array(array, order="C"))
 
 
@@ -61,7 +62,7 @@ def pil_to_tensor(image: Any) -> Any:
 
 
 def to_pil_image(image: Any, mode: str | None = None) -> Any:
-    """A Tensor (C, H, W) or (H, W), or an array, as a PIL image. Floats are taken to be in [0, 1]."""
+    """A Tensor (C, H, W) or (H, W), or an array, as a PIL image. Floats lie in [0, 1]."""
     if is_pil(image):
         return image
     array, _ = unwrap("to_pil_image", image)
@@ -90,7 +91,10 @@ def normalize(
     array, rebuild = unwrap("normalize", tensor)
     if array.dtype.kind in "iub":
         raise wrong(
-            "normalize", "tensor must have a floating dtype", got=array.dtype, error=TypeError,
+            "normalize",
+            "tensor must have a floating dtype",
+            got=array.dtype,
+            error=TypeError,
             hint="put transforms.ToTensor() before it",
         )
     m, s = (np.asarray(v, np.float32).reshape(-1) for v in (mean, std))
@@ -99,13 +103,14 @@ def normalize(
     channels = channels_of(tensor)
     if m.size not in (1, channels) or s.size not in (1, channels):
         raise wrong(
-            "normalize", f"mean and std must have 1 or {channels} values, one for each channel",
+            "normalize",
+            f"mean and std must have 1 or {channels} values, one for each channel",
             got=f"{m.size} and {s.size}",
         )
     if inplace:
         np.subtract(array, m.astype(array.dtype), out=array)
         np.divide(array, s.astype(array.dtype), out=array)
-        return tensor
+        return _written(tensor, array, rebuild)
     return rebuild((array - m.astype(array.dtype)) / s.astype(array.dtype))
 
 
@@ -115,7 +120,6 @@ def normalize(
 def crop(image: Any, top: int, left: int, height: int, width: int) -> Any:
     """The part with this upper left corner and size; what lies outside of the image is 0."""
     array, rebuild = unwrap("crop", image)
-    h, w = array.shape[:2]
     inside = array[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
     if inside.shape[:2] == (height, width):
         return rebuild(inside)
@@ -134,7 +138,7 @@ def center_crop(image: Any, output_size: int | Sequence[int]) -> Any:
         x, y = max(width - w, 0), max(height - h, 0)
         image = pad(image, [x // 2, y // 2, (x + 1) // 2, (y + 1) // 2])
         h, w = size_of("center_crop", image)
-    return crop(image, int(round((h - height) / 2)), int(round((w - width) / 2)), height, width)
+    return crop(image, round((h - height) / 2), round((w - width) / 2), height, width)
 
 
 def pad(
@@ -157,8 +161,10 @@ def pad(
     if padding_mode != "constant":
         if padding_mode not in ("edge", "reflect", "symmetric"):
             raise wrong(
-                "pad", "padding_mode must be 'constant', 'edge', 'reflect' or 'symmetric'",
-                got=repr(padding_mode), error=ValueError,
+                "pad",
+                "padding_mode must be 'constant', 'edge', 'reflect' or 'symmetric'",
+                got=repr(padding_mode),
+                error=ValueError,
             )
         return rebuild(np.pad(array, widths, mode=padding_mode))  # type: ignore[call-overload]
     h, w = array.shape[:2]
@@ -188,12 +194,19 @@ def resize(
         width = shorter if w <= h else int(shorter * w / h)
         if max_size is not None and max(height, width) > max_size:
             if max_size <= shorter:
-                raise wrong("resize", f"max_size must be above size {shorter}", got=max_size, error=ValueError)
+                raise wrong(
+                    "resize",
+                    f"max_size must be above size {shorter}",
+                    got=max_size,
+                    error=ValueError,
+                )
             scale = max_size / max(h, w)
             height, width = (max_size, int(w * scale)) if h > w else (int(h * scale), max_size)
     else:
         if max_size is not None:
-            raise wrong("resize", "max_size goes with one number as size", got=size, error=ValueError)
+            raise wrong(
+                "resize", "max_size goes with one number as size", got=size, error=ValueError
+            )
         height, width = size
     if min(height, width) < 1:
         raise wrong("resize", "size must be at least 1", got=(height, width), error=ValueError)
@@ -238,10 +251,12 @@ def rotate(
     center: Sequence[float] | None = None,
     fill: Any = 0,
 ) -> Any:
-    """Turn by ``angle`` degrees counter-clockwise around ``center`` (x, y), the middle by default."""
+    """Turn by ``angle`` degrees counter-clockwise around ``center`` (x, y), or the middle."""
     mode = _mode("rotate", interpolation)
     if mode == "bicubic":
-        raise wrong("rotate", "interpolation must be nearest or bilinear", got=mode, error=ValueError)
+        raise wrong(
+            "rotate", "interpolation must be nearest or bilinear", got=mode, error=ValueError
+        )
     array, rebuild = unwrap("rotate", image)
     return rebuild(resample.rotate(array, angle, mode, expand, center, fill))  # type: ignore[arg-type]
 
@@ -249,10 +264,14 @@ def rotate(
 def gaussian_blur(
     image: Any, kernel_size: int | Sequence[int], sigma: float | Sequence[float] | None = None
 ) -> Any:
-    """Blur by a Gaussian of ``kernel_size`` odd pixels (x, y). ``sigma`` None: 0.15 kernel_size + 0.35."""
+    """Blur by a Gaussian of ``kernel_size`` odd pixels (x, y). ``sigma`` None: 0.15 kernel_size +
+    0.35.
+    """
     kernel = pair(kernel_size)
     if any(k < 1 or k % 2 == 0 for k in kernel):
-        raise wrong("gaussian_blur", "kernel_size must be odd and positive", got=kernel, error=ValueError)
+        raise wrong(
+            "gaussian_blur", "kernel_size must be odd and positive", got=kernel, error=ValueError
+        )
     if sigma is None:
         sigma = [0.15 * k + 0.35 for k in kernel]
     sx, sy = (sigma, sigma) if isinstance(sigma, int | float) else (sigma[0], sigma[-1])
@@ -263,8 +282,8 @@ def gaussian_blur(
 # ---- colour -------------------------------------------------------------------------------------
 
 
-def _colour(op: str, image: Any) -> tuple[np.ndarray, Any, float]:
-    """(values as float, the way back, the value of white) of a gray or RGB image."""
+def _colour(op: str, image: Any) -> tuple[np.ndarray, Any]:
+    """The values of a gray or RGB image as floats, and the way back."""
     array, rebuild = unwrap(op, image)
     channels = channels_of(image)
     if channels not in (1, 3):
@@ -274,7 +293,7 @@ def _colour(op: str, image: Any) -> tuple[np.ndarray, Any, float]:
     def back(values: np.ndarray) -> Any:
         return rebuild(cast_like(np.clip(values, 0, white), array.dtype))
 
-    return array.astype(np.float64 if array.dtype == np.float64 else np.float32), back, white
+    return array.astype(np.float64 if array.dtype == np.float64 else np.float32), back
 
 
 def _gray(array: np.ndarray) -> np.ndarray:
@@ -290,10 +309,12 @@ def rgb_to_grayscale(image: Any, num_output_channels: int = 1) -> Any:
     """0.299 R + 0.587 G + 0.114 B, in 1 or 3 equal channels."""
     if num_output_channels not in (1, 3):
         raise wrong(
-            "rgb_to_grayscale", "num_output_channels must be 1 or 3", got=num_output_channels,
+            "rgb_to_grayscale",
+            "num_output_channels must be 1 or 3",
+            got=num_output_channels,
             error=ValueError,
         )
-    array, back, _ = _colour("rgb_to_grayscale", image)
+    array, back = _colour("rgb_to_grayscale", image)
     gray = _gray(array) if _is_rgb(image) else (array[..., None] if array.ndim == 2 else array)
     gray = np.repeat(gray, num_output_channels, axis=-1)
     return back(gray[..., 0] if is_pil(image) and num_output_channels == 1 else gray)
@@ -304,13 +325,13 @@ to_grayscale = rgb_to_grayscale
 
 def adjust_brightness(image: Any, factor: float) -> Any:
     """Blend with black: factor 0 is black, 1 the image, 2 twice as bright."""
-    array, back, _ = _colour("adjust_brightness", image)
+    array, back = _colour("adjust_brightness", image)
     return back(array * _factor("adjust_brightness", factor))
 
 
 def adjust_contrast(image: Any, factor: float) -> Any:
     """Blend with the mean gray: factor 0 is plain gray, 1 the image."""
-    array, back, white = _colour("adjust_contrast", image)
+    array, back = _colour("adjust_contrast", image)
     f = _factor("adjust_contrast", factor)
     gray = _gray(array) if _is_rgb(image) else array
     mean = gray.mean(axis=(0, 1, -1) if gray.ndim > 2 else (0, 1), keepdims=True)
@@ -319,7 +340,7 @@ def adjust_contrast(image: Any, factor: float) -> Any:
 
 def adjust_saturation(image: Any, factor: float) -> Any:
     """Blend with the gray image: factor 0 is gray, 1 the image."""
-    array, back, _ = _colour("adjust_saturation", image)
+    array, back = _colour("adjust_saturation", image)
     f = _factor("adjust_saturation", factor)
     return back(array * f + _gray(array) * (1 - f)) if _is_rgb(image) else image
 
@@ -328,7 +349,7 @@ def adjust_hue(image: Any, factor: float) -> Any:
     """Turn the hue by ``factor`` in [-0.5, 0.5] of the colour circle."""
     if not -0.5 <= factor <= 0.5:
         raise wrong("adjust_hue", "factor must lie in [-0.5, 0.5]", got=factor, error=ValueError)
-    array, back, white = _colour("adjust_hue", image)
+    array, back = _colour("adjust_hue", image)
     if not _is_rgb(image) or factor == 0:
         return image
     value = array.max(-1)
@@ -351,10 +372,8 @@ def _factor(op: str, factor: float) -> float:
     return float(factor)
 
 
-def erase(
-    image: Any, i: int, j: int, h: int, w: int, v: Any = 0, inplace: bool = False
-) -> Any:
-    """Set the (h, w) part at row ``i``, column ``j`` to ``v``: a number, or values that broadcast."""
+def erase(image: Any, i: int, j: int, h: int, w: int, v: Any = 0, inplace: bool = False) -> Any:
+    """Set the (h, w) part at row ``i``, column ``j`` to ``v``: a number or what broadcasts."""
     array, rebuild = unwrap("erase", image)
     out = array if inplace else array.copy()
     if isinstance(v, trident.Tensor | np.ndarray) and v.ndim >= 2:
@@ -362,7 +381,14 @@ def erase(
     elif isinstance(v, trident.Tensor):
         v = v.numpy()
     out[i : i + h, j : j + w] = v
-    return image if inplace else rebuild(out)
+    return _written(image, out, rebuild) if inplace else rebuild(out)
+
+
+def _written(image: Any, array: np.ndarray, rebuild: Any) -> Any:
+    """``image`` after its ``array`` was written to: off the CPU that was a copy."""
+    if isinstance(image, trident.Tensor) and image.device.type != "cpu":
+        image.copy_(rebuild(array))
+    return image
 
 
 def get_image_size(image: Any) -> list[int]:
@@ -375,17 +401,22 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
     if len(size) not in (1, 2) or not all(isinstance(s, int | np.integer) and s >= 0 for s in size):
-        raise wrong("transforms", "size must be an integer >= 0, or two", got=size, error=ValueError)
+        raise wrong(
+            "transforms", "size must be an integer >= 0, or two", got=size, error=ValueError
+        )
     return int(size[0]), int(size[-1])
 
 
 def _mode(op: str, interpolation: Any) -> str:
     codes = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-    mode = codes.get(interpolation, interpolation) if isinstance(interpolation, int) else interpolation
+    mode = (
+        codes.get(interpolation, interpolation) if isinstance(interpolation, int) else interpolation
+    )
     if mode not in tuple(InterpolationMode):
         raise wrong(
-            op, "interpolation must be nearest, bilinear or bicubic", got=interpolation, error=ValueError
+            op,
+            "interpolation must be nearest, bilinear or bicubic",
+            got=interpolation,
+            error=ValueError,
         )
     return InterpolationMode(mode).value
-
-
