@@ -236,6 +236,9 @@ def test_a_worker_that_hangs_runs_into_the_timeout():
     ):
         next(iter(DataLoader(Stuck(), num_workers=1, timeout=0.05)))
     release.set()
+    for t in threading.enumerate():
+        if t.name.startswith("trident-loader"):
+            t.join(5)
 
 
 def test_worker_init_fn_and_worker_info():

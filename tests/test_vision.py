@@ -26,8 +26,7 @@ def picture(h=7, w=9, c=3, dtype=np.uint8):
 
 
 def kinds(array):
-    """The same picture as array, Tensor and (uint8 only) PIL image, and how to get the array back.
-    """
+    """The same picture as array, Tensor and (uint8 only) PIL image, and the way back."""
     yield array, lambda x: x
     axes = (2, 0, 1) if array.ndim == 3 else (0, 1)
     back = (1, 2, 0) if array.ndim == 3 else (0, 1)

@@ -1,51 +1,107 @@
 """trident: a deep-learning runtime without PyTorch.
 
-``import trident as torch`` and train with the names you know; every GPU operation is a readable Triton
-kernel, every operation has a numpy reference that is also the CPU backend.
+``import trident as torch`` and train with the names you know. Every GPU operation is a readable Triton
+kernel, every operation has a numpy reference that is also the CPU backend, and a dynamic tape connects
+them. The submodules ``nn``, ``optim``, ``utils``, ``vision`` and ``testing`` load when first used.
 """
 
 from __future__ import annotations
 
+import importlib as _importlib
 import math as _math
-from typing import Any
+from typing import Any as _Any
 
-from . import config, ops
-from .dtypes import (
-    bfloat16, finfo, float16, float32, float64, get_default_dtype, iinfo, int8, int16, int32, int64,
-    promote_types, set_default_dtype, uint8,
-)  # fmt: skip
-from .dtypes import bool_ as bool
-from .dtypes import dtype as dtype
-from .runtime.host_memory import keep_freed_arrays
-from .tensor import Tensor, install_methods
-from . import dispatch
-
-install_methods()
-if config.TUNE_MALLOC:
-    keep_freed_arrays()
-from .creation import (
-    arange, as_tensor, asarray, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like,
-    initial_seed, is_tensor, linspace, logspace, manual_seed, meshgrid, normal, ones, ones_like, rand,
-    rand_like, randint, randint_like, randn, randn_like, randperm, seed, tensor, zeros, zeros_like,
-)  # fmt: skip
-from .runtime.random import Generator, default_generator
+from . import autograd, config, cuda, dispatch, ops
 from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from .creation import (
+    arange,
+    as_tensor,
+    asarray,
+    empty,
+    empty_like,
+    eye,
+    from_dlpack,
+    from_numpy,
+    full,
+    full_like,
+    initial_seed,
+    is_tensor,
+    linspace,
+    logspace,
+    manual_seed,
+    meshgrid,
+    normal,
+    ones,
+    ones_like,
+    rand,
+    rand_like,
+    randint,
+    randint_like,
+    randn,
+    randn_like,
+    randperm,
+    seed,
+    tensor,
+    zeros,
+    zeros_like,
+)
 from .devices import device, get_default_device, set_default_device
+from .dtypes import (
+    bfloat16,
+    dtype,
+    finfo,
+    float16,
+    float32,
+    float64,
+    get_default_dtype,
+    iinfo,
+    int8,
+    int16,
+    int32,
+    int64,
+    promote_types,
+    set_default_dtype,
+    uint8,
+)
+from .dtypes import bool_ as bool
+from .legacy import CPU_TYPES as _CPU_TYPES
 from .printing import set_printoptions
+from .runtime.host_memory import keep_freed_arrays as _keep_freed_arrays
+from .runtime.host_threads import get_num_threads, set_num_threads
+from .runtime.random import Generator, default_generator
 from .shapes import Size
-from . import autograd, testing
+from .switches import get_float32_matmul_precision, set_float32_matmul_precision
+from .tensor import Tensor
 
-double, half, long, short = float64, float16, int64, int16
-int, float = int32, float32
+__version__ = "0.1.0"
+
+double, float, half = float64, float32, float16
+short, int, long = int16, int32, int64
 inf, nan, pi, e = _math.inf, _math.nan, _math.pi, _math.e
 newaxis = None
 
+_LAZY_MODULES = ("nn", "optim", "utils", "vision", "testing")
+_LAZY_NAMES = {"save": "serialization", "load": "serialization"}
+_own = set(globals())  # creation functions, Python's names: these win over ops of the same name
+globals().update({k: v for k, v in ops.FUNCTIONS.items() if k not in _own})
+globals().update(_CPU_TYPES)
 
-def __getattr__(name: str) -> Any:
-    from .ops.registry import FUNCTIONS
+if config.TUNE_MALLOC:
+    _keep_freed_arrays()
 
-    if name in FUNCTIONS:
-        return FUNCTIONS[name]
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY_MODULES:
+        return _importlib.import_module(f".{name}", __name__)
+    if name in _LAZY_NAMES:
+        value = getattr(_importlib.import_module(f".{_LAZY_NAMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
     from .errors import missing_name
 
-    raise missing_name("trident", name, [*globals(), *FUNCTIONS])
+    raise missing_name("trident", name, [*globals(), *_LAZY_MODULES, *_LAZY_NAMES])
+
+
+def __dir__() -> list[str]:
+    names = {*globals(), *_LAZY_MODULES, *_LAZY_NAMES}
+    return sorted(n for n in names if not n.startswith("_"))

@@ -29,11 +29,12 @@ from .ops import operators, registry
 from .ops.registry import Elementwise, Fused, Op, Spec
 from .runtime import DeviceArray
 from .symbol import ShapeSymbol
-from .tensor import Tensor
+from .tensor import Tensor, install_methods
 
 _ndarray = np.ndarray
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 _quiet_set, _quiet_reset = cpu.quiet_set, cpu.quiet_reset
+_BIG = cpu.BIG
 _new = Tensor.__new__
 
 
@@ -52,7 +53,7 @@ def _elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
         if a.__class__ is _ndarray and ((d := a.dtype) is _F32 or d is _F64) and op.fast:
             token = _quiet_set()
             try:
-                data = op.numpy(a, **attrs)
+                data = op.numpy(a, **attrs) if a.size < _BIG else cpu.blocked(op, (a,), attrs)
             finally:
                 _quiet_reset(token)
             out = _new(Tensor)
@@ -88,7 +89,10 @@ def binary(op: Elementwise, x: Any, y: Any, attrs: dict[str, Any]) -> Any:
         return _general(op, (x, y), attrs)
     token = _quiet_set()
     try:
-        data = op.numpy(a, b, **attrs)
+        if a.__class__ is _ndarray and a.size >= _BIG:
+            data = cpu.blocked(op, (a, b), attrs)
+        else:
+            data = op.numpy(a, b, **attrs)
     except ValueError:
         cpu.broadcast_error(op, (a, b))
         raise
@@ -382,7 +386,6 @@ Tensor._apply = apply  # type: ignore[method-assign]
 def install_operators() -> None:
     """Let Tensor's binary operators go to ``binary`` without the hops between."""
     for dunder, name in operators.BINARY.items():
-        if name not in registry.REGISTRY: continue  # TEMP
         op: Any = registry.REGISTRY[name]
         setattr(Tensor, dunder, _operator(op, op.defaults, getattr(Tensor, dunder)))
 
@@ -527,5 +530,8 @@ def recording(on: bool) -> Any:
     """A block whose operations are recorded, or not."""
     return enable_grad() if on else no_grad()
 
+
+install_methods()
+install_operators()
 
 __all__ = ["apply", "check_writable", "is_grad_enabled", "rebind", "recording", "shallow", "update", "write"]

@@ -8,6 +8,7 @@ scientific; all entries equally wide), then nested rows are laid out and wrapped
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ import numpy as np
 from . import dtypes
 from .errors import wrong
 
-_PROFILES = {
+_PROFILES: dict[str, dict[str, Any]] = {
     "default": {"precision": 4, "threshold": 1000, "edgeitems": 3, "linewidth": 80},
     "short": {"precision": 2, "threshold": 1000, "edgeitems": 2, "linewidth": 80},
     "full": {"precision": 4, "threshold": math.inf, "edgeitems": 3, "linewidth": 80},
@@ -137,20 +138,18 @@ class Columns:
 
 def _shown(array: np.ndarray, edge: int) -> np.ndarray:
     """What a summary of ``array`` shows: ``edge`` entries from both ends of each long axis."""
-    for axis, size in enumerate(array.shape):
-        if size > 2 * edge:
-            ends = np.r_[0:edge, size - edge : size].astype(np.intp)
-            array = array.take(ends, axis)
-    return array
+
+    def ends(n: int) -> np.ndarray:
+        return np.arange(n) if n <= 2 * edge else np.r_[0:edge, n - edge : n].astype(np.intp)
+
+    return array[np.ix_(*map(ends, array.shape))] if array.ndim else array
 
 
-def _rows(
-    array: np.ndarray, indent: int, columns: Columns, edge: int | None, linewidth: int
-) -> str:
+def _rows(array: np.ndarray, indent: int, columns: Columns, edge: int, linewidth: int) -> str:
     """The bracketed text of ``array``, whose first bracket stands in column ``indent``."""
     if array.ndim == 0:
         return columns.text(array.item())
-    cut = edge is not None and len(array) > 2 * edge
+    cut = len(array) > 2 * edge
     if array.ndim == 1:
         if cut and not edge:
             entries = ["..."]
@@ -181,8 +180,8 @@ def format_array(array: np.ndarray, indent: int = 0) -> str:
         return "[]"
     if array.dtype.kind not in "biuf":  # bfloat16: numpy sees no float in it
         array = array.astype(np.float32)
-    edge = _options.edgeitems if array.size > _options.threshold else None
-    columns = Columns(array if edge is None else _shown(array, edge), _options)
+    edge = _options.edgeitems if array.size > _options.threshold else sys.maxsize
+    columns = Columns(_shown(array, edge), _options)
     return _rows(array, indent, columns, edge, _options.linewidth)
 
 

@@ -300,7 +300,7 @@ class _Decoder:
     def _array(self, name: str) -> np.ndarray:
         return self.arrays[name]
 
-    def _scalar(self, name: str) -> np.generic:
+    def _scalar(self, name: str) -> Any:
         return self.arrays[name][()]
 
     def _dict(self, pairs: list) -> dict:

@@ -476,6 +476,14 @@ class Tensor(operators.Operators):
         state = (self._host(), self.dtype.name, str(self.device), self._requires_grad)
         return (_unpickle, (type(self), *state, _user_attributes(self)))
 
+    def __copy__(self) -> Tensor:
+        """Another object with the same memory, history and attributes."""
+        out = object.__new__(type(self))
+        out._share(self)
+        out._requires_grad, out._node, out.grad = self._requires_grad, self._node, self.grad
+        out.__dict__.update(_user_attributes(self))
+        return out
+
     def __deepcopy__(self, memo: dict) -> Tensor:
         if self._node is not None:
             raise AutogradError(
@@ -678,10 +686,7 @@ _I_METHODS = {
 
 def install_methods() -> None:
     """Bind every listed function as a method, and the in-place forms (called once, at import)."""
-    from . import dispatch
-
     operators.install()
-    dispatch.install_operators()
     for name, function in list(FUNCTIONS.items()):
         op = getattr(function, "op", None)
         is_method = op.method if op is not None else getattr(function, "is_method", False)
@@ -691,7 +696,7 @@ def install_methods() -> None:
         if (elementwise or name in _ALSO_IN_PLACE) and f"{name}_" not in Tensor.__dict__:
             setattr(Tensor, f"{name}_", _in_place(name, function))
     for dunder, name in _I_METHODS.items():
-        if hasattr(Tensor, f"{name}_"): setattr(Tensor, f"__i{dunder}__", getattr(Tensor, f"{name}_"))  # TEMP
+        setattr(Tensor, f"__i{dunder}__", getattr(Tensor, f"{name}_"))
 
 
 for _name, _d in {

@@ -76,7 +76,8 @@ class FunctionNode(Node):
         gs = tuple(wrap(x, graph) for x in gs)
         if self.ctx._materialize:
             gs = tuple(
-                template.zeros() if x is None else x for x, template in zip(gs, self.outputs)
+                template.zeros() if x is None and template is not None else x
+                for x, template in zip(gs, self.outputs)
             )
         result = self.cls.backward(self.ctx, *gs)
         if not isinstance(result, tuple):
@@ -108,7 +109,7 @@ class FunctionNode(Node):
         )
 
     def release(self) -> None:
-        self.freed = True
+        self.freed = bool(self.ctx._saved)
         self.ctx._saved = []
 
 
@@ -180,22 +181,24 @@ class Function:
         if node is None:
             return result
         ctx._node = node
-        several = isinstance(result, tuple)
-        outs = []
-        for out in result if several else (result,):
-            if not isinstance(out, Tensor):
-                raise TypeError(
-                    f"{cls.__name__}.forward: must return Tensors; got {type(out).__name__}"
+        for d in ctx._dirty:
+            if d._requires_grad and d._node is None:
+                raise AutogradError(
+                    f"{cls.__name__}.forward: a leaf tensor that requires grad is overwritten in place "
+                    "(mark_dirty); clone() it first"
                 )
-            dirty = any(out is d for d in ctx._dirty)
-            returned_input = any(out is a for a in args)
-            outs.append(out.detach() if returned_input and not dirty else out)
-        node.outputs = [_Template(o) for o in outs]
-        node.n_outputs = len(outs)  # type: ignore[attr-defined]
+        several = isinstance(result, tuple)
         given = result if several else (result,)
+        outs = []
+        for out in given:  # what is no Tensor is handed through
+            if any(out is a for a in args) and not any(out is d for d in ctx._dirty):
+                out = out.detach() if isinstance(out, Tensor) else out
+            outs.append(out)
+        node.outputs = [_Template(o) if isinstance(o, Tensor) else None for o in outs]
+        node.n_outputs = len(outs)  # type: ignore[attr-defined]
         for i, o in enumerate(outs):
             plain = any(given[i] is n for n in ctx._non_differentiable)
-            if plain or not o.is_floating_point():
+            if plain or not isinstance(o, Tensor) or not o.is_floating_point():
                 continue
             o._node = Slot(node, i, o._data)
             o._requires_grad = True

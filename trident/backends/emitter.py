@@ -38,13 +38,20 @@ def _literal(value: Any, compute: DType) -> str:
     return repr(value)
 
 
+def _constant(value: Any) -> str:
+    """An attribute as source text."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return f'float("{value}")'
+    return repr(value)
+
+
 def _read(name: str, spec: Input, ndim: int) -> list[str]:
     """Lines that give ``name`` its value in registers."""
     if spec.layout == SCALAR:
         return []
     at = {
         FLAT: f"{name}_ptr + i, mask=mask",
-        ONE: f"{name}_ptr",
+        ONE: f"{name}_ptr + tl.zeros([1], tl.int32)",
         STRIDED: f"{name}_ptr + "
         + " + ".join(f"i{d} * {name}_stride{d}" for d in range(ndim))
         + ", mask=mask",
@@ -58,11 +65,14 @@ def _read(name: str, spec: Input, ndim: int) -> list[str]:
     return [line]
 
 
-def emit(graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int) -> str:
-    """The kernel's source. ``ndim`` 0 means flat; else the number of collapsed axes."""
+def emit(
+    graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int, weak: DType
+) -> str:
+    """The kernel's source. ``ndim`` 0 means flat; else the number of collapsed axes. ``weak`` is the
+    dtype of a value computed from Python numbers alone."""
     live = graph.live()
     n = len(graph.inputs)
-    values, promoted = graph.dtypes([i.dtype for i in inputs])
+    values, promoted = graph.dtypes([i.dtype for i in inputs], weak)
     used = [i for i in live if i < n]
     params = [
         graph.inputs[i] if inputs[i].layout == SCALAR else f"{graph.inputs[i]}_ptr" for i in used
@@ -116,7 +126,7 @@ def emit(graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], nd
             operand(a, compute, name in node.op.untyped)
             for name, a in zip(node.op.operands, node.args)
         ]
-        args += [f"{key}={value!r}" for key, value in node.attrs.items()]
+        args += [f"{key}={_constant(value)}" for key, value in node.attrs.items()]
         lines.append(f"    v{k} = {node.op.name}({', '.join(args)})")
     position = 0
     for ref in graph.outputs:
@@ -140,10 +150,13 @@ def _tl_name(d: DType) -> str:
 
 
 def _scalar(label: str, compute: DType) -> str:
-    """A Python number passed at launch. float64 arrives as its bits: launch floats are float32."""
+    """A Python number passed at launch. float64 arrives as its bits: launch floats are float32.
+
+    It becomes a block of one: the interpreter loses int1 when it spreads a comparison of scalars.
+    """
     if compute.name == "float64":
-        return f"tl.cast({label}, tl.int64).to(tl.float64, bitcast=True)"
-    return f"tl.cast({label}, {_tl_name(compute)})"
+        return f"tl.full([1], {label}, tl.int64).to(tl.float64, bitcast=True)"
+    return f"tl.full([1], {label}, {_tl_name(compute)})"
 
 
 def build(source: str, name: str, graph: Graph) -> Jit:
@@ -161,9 +174,10 @@ def build(source: str, name: str, graph: Graph) -> Jit:
 
 @functools.lru_cache(maxsize=4096)
 def _kernel(
-    key: tuple, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int, holder: _Held
-) -> Jit:
-    source = emit(holder.graph, inputs, outputs, ndim)
+    key: tuple, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int, weak: DType,
+    holder: _Held,
+) -> Jit:  # fmt: skip
+    source = emit(holder.graph, inputs, outputs, ndim, weak)
     return build(source, holder.graph.name, holder.graph)
 
 
@@ -183,7 +197,8 @@ class _Held:
 
 
 def kernel(
-    key: tuple, graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int
-) -> Jit:
+    key: tuple, graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int,
+    weak: DType,
+) -> Jit:  # fmt: skip
     """The kernel of ``graph`` (identified by ``key``) for these dtypes and layouts, built once."""
-    return _kernel(key, inputs, outputs, ndim, _Held(graph))
+    return _kernel(key, inputs, outputs, ndim, weak, _Held(graph))

@@ -58,31 +58,35 @@ class Graph:
         n = len(self.inputs)
         return self.inputs[index] if index < n else f"v{index - n}"
 
-    def dtypes(self, inputs: list[DType | None]) -> tuple[list[DType], list[DType]]:
+    def dtypes(
+        self, inputs: list[DType | None], weak: DType
+    ) -> tuple[list[DType], list[DType]]:
         """Per value: its dtype; per node: the dtype its operands are promoted to.
 
-        ``inputs`` holds None for a Python float, which is weak like every number.
+        ``inputs`` holds None for a Python number, which is weak: what is computed from such numbers
+        alone has the dtype ``weak``.
         """
         values: list[DType | None] = list(inputs)
         promoted: list[DType] = []
         for node in self.nodes:
-            strong, weak = [], []
-            for name, a in zip(node.op.operands, node.args):
-                if name in node.op.untyped:
-                    continue
-                d = values[a.index] if isinstance(a, Ref) else None
-                if d is not None:
-                    strong.append(d)
-                else:
-                    weak.append(
-                        dtypes.get_default_dtype() if isinstance(a, Ref) else dtypes.scalar_dtype(a)
-                    )
-            p = node.op.result_dtype(dtypes.result_type(strong, [], weak))
-            if node.op.result == "bool":
-                p = dtypes.result_type(strong, [], weak)
+            found = [
+                (values[a.index], dtypes.scalar_dtype(0.0)) if isinstance(a, Ref)
+                else (None, dtypes.scalar_dtype(a))
+                for a in _typed(node)
+            ]  # fmt: skip
+            strong = [d for d, _ in found if d is not None]
+            loose = [w for d, w in found if d is None]
+            p = dtypes.result_type(strong, [], loose) if strong else weak
+            if node.op.result == "float" and p.kind != "float":
+                p = dtypes.get_default_dtype()
             promoted.append(p)
             values.append(node.op.result_dtype(p))
-        return [v or dtypes.get_default_dtype() for v in values], promoted
+        return [v or weak for v in values], promoted
+
+
+def _typed(node: GraphNode) -> list:
+    """The arguments of a node that take part in promotion."""
+    return [a for n, a in zip(node.op.operands, node.args) if n not in node.op.untyped]
 
 
 def python_function(graph: Graph, bindings: dict[str, str]) -> Callable:
@@ -114,4 +118,5 @@ def python_function(graph: Graph, bindings: dict[str, str]) -> Callable:
     exec(compile(source, f"<trident {graph.name}>", "exec"), scope)
     function = scope[graph.name]
     function.source = source
+    function.nodes = sum(i >= n for i in live)
     return function

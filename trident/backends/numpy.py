@@ -18,6 +18,7 @@ from ..dtypes import FROM_NUMPY
 from ..dtypes import dtype as DType
 from ..errors import DTypeError, wrong
 from ..ops.registry import REGISTRY, Elementwise, Op, Primitive, Spec
+from ..runtime import host_threads
 from ..shapes import Shape
 from .graph import Graph, python_function
 
@@ -52,6 +53,57 @@ def widen(a: Any) -> Any:
     if isinstance(a, np.ndarray) and a.dtype in _HALF:
         return a.astype(_F32)
     return a
+
+
+BIG = 1 << 17
+"""From this many elements on, elementwise work is done in blocks, on all threads."""
+_BLOCK = 1 << 15
+
+
+def blocked(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> np.ndarray:
+    """``op.numpy`` on large float arrays: blocks stay in the cache between the passes of a body."""
+    flat = _flatten(args)
+    if flat is None:
+        return op.numpy(*args, **attrs)
+    like = next(a for a in args if a.__class__ is np.ndarray and a.size >= BIG)
+    out = np.empty(like.shape, np.bool_ if op.result == "bool" else like.dtype)
+    target = out.reshape(-1)
+
+    def work(start: int, stop: int) -> None:
+        part = [a[start:stop] if big else a for a, big in flat]
+        target[start:stop] = op.numpy(*part, **attrs)
+
+    _over_blocks(work, target.size)
+    return out
+
+
+def _flatten(args: Sequence) -> list[tuple[Any, bool]] | None:
+    """Operands as 1-D arrays (True) or single values (False); None if they do not walk as one."""
+    shape = None
+    flat: list[tuple[Any, bool]] = []
+    for a in args:
+        if a.__class__ is not np.ndarray or a.size == 1:
+            flat.append((a.reshape(()) if a.__class__ is np.ndarray else a, False))
+        elif not any(a.strides):  # one value, expanded
+            flat.append((a[(0,) * a.ndim], False))
+        elif a.flags.c_contiguous and shape in (None, a.shape):
+            shape = a.shape
+            flat.append((a.reshape(-1), True))
+        else:
+            return None
+    return flat if shape is not None else None
+
+
+def _over_blocks(work: Callable[[int, int], None], n: int) -> None:
+    """Call ``work`` on blocks of range(n), an equal share of them in each thread."""
+    blocks = -(-n // _BLOCK)
+    workers = min(host_threads.get_num_threads(), blocks)
+
+    def share(i: int) -> None:
+        for b in range(blocks * i // workers, blocks * (i + 1) // workers):
+            work(b * _BLOCK, min((b + 1) * _BLOCK, n))
+
+    host_threads.run(share, workers)
 
 
 def check_takes(op: Elementwise, promoted: DType) -> None:
@@ -193,6 +245,34 @@ def run_rule(function: Callable, g: np.ndarray, args: tuple | None, out: Any) ->
     if not g.ndim:  # numpy gives scalars for 0-d arithmetic
         return tuple([None if r is None else np.asarray(r) for r in function(g, args, out)])
     return function(g, args, out)
+
+
+def _blocked_rule(function: Callable, g: np.ndarray, args: tuple | None, out: Any) -> tuple | None:
+    """A rule on large arrays, in blocks; None where the operands do not walk as one."""
+    operands = args or ()
+    present = [a for a in (g, *operands, out) if a is not None]
+    flat = _flatten(present)
+    if flat is None or any(a.shape != g.shape for a in present if np.size(a) > 1):
+        return None
+    pieces = iter(flat)
+    take = [None if a is None else next(pieces) for a in (g, *operands, out)]
+    probe = function(*_slice(take, len(operands), 0, 1))
+    results = [None if r is None else np.empty(g.shape, g.dtype) for r in probe]
+    targets = [None if r is None else r.reshape(-1) for r in results]
+
+    def work(start: int, stop: int) -> None:
+        grads = function(*_slice(take, len(operands), start, stop))
+        for target, r in zip(targets, grads):
+            if target is not None:
+                target[start:stop] = r
+
+    _over_blocks(work, g.size)
+    return tuple(results)
+
+
+def _slice(take: list, n: int, start: int, stop: int) -> tuple:
+    part = [None if t is None else t[0][start:stop] if t[1] else t[0] for t in take]
+    return part[0], tuple(part[1 : n + 1]), part[n + 1]
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:

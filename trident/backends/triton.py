@@ -97,10 +97,10 @@ def run_graph(
     inputs = tuple(
         Input(a.dtype, by_index.get(i, FLAT))
         if isinstance(a, DeviceArray)
-        else Input(None if isinstance(a, float) else dtypes.scalar_dtype(a or 0), SCALAR)
+        else Input(None, SCALAR)
         for i, a in enumerate(arrays)
     )
-    kernel = emitter.kernel(key, graph, inputs, tuple(out_dtypes), len(sizes))
+    kernel = emitter.kernel(key, graph, inputs, tuple(out_dtypes), len(sizes), scalar_as)
     passed = [a if isinstance(a, DeviceArray) else _number(a, scalar_as) for a in used]
     wide = n > 2**31 - 65536 or shapes.needs_int64(*[a for a in used if isinstance(a, DeviceArray)])
     block = _block(n, device)
@@ -135,7 +135,9 @@ def _promoted_graph(op: Elementwise, attrs: tuple, promoted: DType) -> Graph:
 class _PromotedGraph(Graph):
     promoted: DType
 
-    def dtypes(self, inputs: list[DType | None]) -> tuple[list[DType], list[DType]]:
+    def dtypes(
+        self, inputs: list[DType | None], weak: DType
+    ) -> tuple[list[DType], list[DType]]:
         values = [d or self.promoted for d in inputs]
         return [*values, self.nodes[0].op.result_dtype(self.promoted)], [self.promoted]
 

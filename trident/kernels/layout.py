@@ -170,7 +170,9 @@ def block_size(n: int, device: Device, wanted: int = 1024) -> int:
 
 
 def collapse(shape: Shape, *strides: Shape) -> tuple[Shape, list[Shape]]:
-    """Drop axes of size 1 and merge neighbours that every layout walks as one; at least one remains."""
+    """Drop axes of size 1 and merge neighbours that every layout walks as one; at least one
+    remains.
+    """
     merged: list[tuple[int, ...]] = []
     for size, *steps in zip(shape, *strides):
         if size == 1:
@@ -401,7 +403,9 @@ def triangle_kernel(
 
 
 def triangle(out: DeviceArray, x: DeviceArray, *, diagonal: int, upper: bool) -> None:
-    """The part of the matrices ``x`` (..., R, C) on and above (or below) a diagonal, zero elsewhere."""
+    """The part of the matrices ``x`` (..., R, C) on and above (or below) a diagonal, zero
+    elsewhere.
+    """
     if out.size == 0:
         return
     sizes, (steps, _) = collapse(x.shape, x.strides, out.strides)

@@ -1,9 +1,9 @@
 """Optimizer steps over lists of tensors, one launch for all of them.
 
-The kernels read a table of addresses, (arrays per tensor, tensors) int64, and a table of chunks, one
-row (tensor, chunk) a program. Addresses become pointers inside the kernel; ``tl.multiple_of`` and an
-unmasked branch for full chunks let the loads and stores be vector instructions (without either, none
-is). The tables are built once for a set of addresses and kept.
+The kernels read a table of addresses, (arrays per tensor, tensors) int64, and a table of chunks,
+one row (tensor, chunk) a program. Addresses become pointers inside the kernel; ``tl.multiple_of``
+and an unmasked branch for full chunks let the loads and stores be vector instructions (without
+either, none is). The tables are built once for a set of addresses and kept.
 
 Parameters, gradients and state are read in their own dtypes and computed in float32 (float64 for
 float64). Arrays that are not contiguous are staged through contiguous copies.
@@ -434,8 +434,7 @@ def adagrad_kernel(
 
 
 def adagrad(
-    params: list[DeviceArray], grads: list[DeviceArray], state_sums: list[DeviceArray], *, lr: float,
-    eps: float, weight_decay: float, maximize: bool,
-) -> None:  # fmt: skip
+    params: list[DeviceArray], grads: list[DeviceArray], state_sums: list[DeviceArray], *, lr:
+    float, eps: float, weight_decay: float, maximize: bool, ) -> None:  # fmt: skip
     """One step of Adagrad with learning rate ``lr`` (already decayed)."""
     _run(adagrad_kernel, [params, grads, state_sums], [lr, eps, weight_decay], MAXIMIZE=maximize)

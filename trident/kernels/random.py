@@ -1,9 +1,9 @@
 """Random numbers on the device: Philox 4x32-10 and what is made of its words.
 
-The functions mirror ``runtime/random.py`` one by one: words, 64-bit words, uniform floats and integers
-agree bit by bit with numpy, normals to a few units in the last place. Seeds, offsets and float64
-bounds are passed as 32-bit words that no launch specialises on (see ``sealed``): a kernel compiled for
-one draw serves all draws.
+The functions mirror ``runtime/random.py`` one by one: words, 64-bit words, uniform floats and
+integers agree bit by bit with numpy, normals to a few units in the last place. Seeds, offsets and
+float64 bounds are passed as 32-bit words that no launch specialises on (see ``sealed``): a kernel
+compiled for one draw serves all draws.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -24,7 +24,8 @@ KINDS = {"uniform": UNIFORM, "normal": NORMAL, "exponential": EXPONENTIAL}
 
 
 def sealed(*values: int) -> list[int]:
-    """Each 64-bit value as two launch arguments that are always int64, never 1, never a multiple of 16.
+    """Each 64-bit value as two launch arguments that are always int64, never 1, never a multiple of
+    16.
 
     Triton compiles a kernel anew for such values; seeds and offsets change with every draw.
     """
@@ -59,7 +60,9 @@ def double(lo, hi):
 
 @jit
 def philox(c0, c1, c2, k0, k1):
-    """Four vectors of uint32: Philox 4x32-10 of the counters (c0, c1, c2, 0) under the key (k0, k1)."""
+    """Four vectors of uint32: Philox 4x32-10 of the counters (c0, c1, c2, 0) under the key (k0,
+    k1).
+    """
     a = tl.full(c0.shape, 0xD2511F53, tl.uint32)
     b = tl.full(c0.shape, 0xCD9E8D57, tl.uint32)
     k0 = k0 + tl.zeros_like(c0)
@@ -111,7 +114,7 @@ def to_uniform(w, BITS: tl.constexpr):
 def to_positive(w):
     """(0, 1]: float32 from uint32, float64 from uint64."""
     if w.dtype == tl.uint64:
-        u = 1.0 - to_uniform(w, 24)
+        u = to_uniform(w, 24) + 5.551115123125783e-17
     else:
         u = w.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
     return u

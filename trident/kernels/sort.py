@@ -25,7 +25,9 @@ LAST = 2**63 - 1  # above every key
 
 @jit
 def order_bits(x):
-    """Integers (int32, or int64 for 64-bit values) that compare as the values do; NaN is the largest."""
+    """Integers (int32, or int64 for 64-bit values) that compare as the values do; NaN is the
+    largest.
+    """
     if x.dtype == tl.float64:
         bits = (x + 0.0).to(tl.int64, bitcast=True)  # -0.0 + 0.0 is 0.0: the zeros are equal
         bits = tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)
@@ -221,7 +223,9 @@ def sort_keys(keys: DeviceArray, keep: int | None = None) -> DeviceArray:
 def _order(
     x: DeviceArray, descending: bool, keep: int | None
 ) -> tuple[DeviceArray, DeviceArray | None]:
-    """The sorted keys of contiguous ``x`` (rows, n), and those of the first round if there were two."""
+    """The sorted keys of contiguous ``x`` (rows, n), and those of the first round if there were
+    two.
+    """
     keys = x.device.empty(x.shape, dtypes.int64)
     block = block_size(x.size, x.device)
     before = None
@@ -289,7 +293,9 @@ def sort(
 
 
 def positions(out: DeviceArray, keys: DeviceArray) -> None:
-    """``out`` (n,): the low 32 bits of ``keys`` (n,) in the order of the keys; a random permutation."""
+    """``out`` (n,): the low 32 bits of ``keys`` (n,) in the order of the keys; a random
+    permutation.
+    """
     ordered = sort_keys(keys.reshape((1, keys.size)))
     block = block_size(out.size, out.device)
     launch(

@@ -29,8 +29,7 @@ _OPS = (
     "hinge_embedding_loss",
 )  # fmt: skip
 for _name in _OPS:
-    if _name in ops.FUNCTIONS:
-        globals()[_name] = getattr(ops, _name)
+    globals()[_name] = getattr(ops, _name)
 
 
 def __getattr__(name: str) -> Any:

@@ -52,10 +52,10 @@ def _batch_infer(x: Any, weight: Any = None, bias: Any = None, **_: Any) -> tupl
     return Spec(tuple(x.shape), x.dtype), stat, stat, stat
 
 
-@primitive(method=False, grad_outputs=(0,))
+@primitive(method=False)
 class batch_norm_train:
     """(x - mean) / sqrt(var + eps) * weight + bias with the mean and the biased variance of each
-    channel of x (N, C, ...). Gives (out, mean, var, rstd); gradients flow through ``out`` alone."""
+    channel of x (N, C, ...). Gives (out, mean, var, rstd)."""
 
     def infer(x, weight=None, bias=None, *, eps=1e-5):
         return _batch_infer(x, weight, bias)
@@ -82,10 +82,13 @@ class batch_norm_train:
         kernels.batch_norm_forward(*out, x, weight, bias, eps=eps)
 
     def vjp(g, x, weight, bias, out, *, eps, needs):
-        if g[0] is None:
-            return None, None, None
         _, mean, _, rstd = out
-        dx, dweight, dbias = ops.batch_norm_backward(g[0], x, weight, mean, rstd, eps=eps)
+        dx = dweight = dbias = None
+        if g[0] is not None:
+            dx, dweight, dbias = ops.batch_norm_backward(g[0], x, weight, mean, rstd, eps=eps)
+        if g[1] is not None or g[2] is not None or g[3] is not None:
+            share = _statistics_gradient(g, x, eps)
+            dx = share if dx is None else dx + share
         return dx, dweight if needs[1] else None, dbias if needs[2] else None
 
     def samples(draw):
@@ -96,7 +99,28 @@ class batch_norm_train:
         return (draw.tensor(shape), weight, bias), {"eps": 0.1}
 
 
-@primitive(method=False)
+def _statistics_gradient(g: tuple, x: Any, eps: float) -> Any:
+    """The gradient of x through its channels' mean, variance and rstd."""
+    over = (0, *range(2, x.ndim))
+    n = shapes.numel(x.shape) // (x.shape[1] or 1) or 1
+    away = x - ops.mean(x, over, True)
+    level = slope = None
+    if g[1] is not None:
+        level = by_channel(g[1], x.ndim) / n
+    if g[2] is not None:
+        slope = by_channel(g[2], x.ndim) * 2.0
+    if g[3] is not None:
+        cube = ops.pow(ops.mean(away * away, over, True) + eps, -1.5)
+        part = -by_channel(g[3], x.ndim) * cube
+        slope = part if slope is None else slope + part
+    if slope is None:
+        return ops.expand(level, shape=tuple(x.shape))
+    spread = away * (slope / n)
+    return spread if level is None else spread + level
+
+
+# mean and rstd follow x, so that these three cannot be tested apart
+@primitive(method=False, constant=("x", "mean", "rstd"))
 class batch_norm_backward:
     """Gradients (dx, dweight, dbias) of ``batch_norm_train``, whose mean and rstd follow x."""
 

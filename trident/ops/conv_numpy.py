@@ -19,39 +19,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..lang import cdiv, next_power_of_2
+from ..runtime import host_threads
 
 Sizes = tuple[int, ...]
 
-CHUNK_BYTES = 3 << 19  # scratch of one chunk: it should stay in one core's L2 cache
+CHUNK_BYTES = 11 << 18  # scratch of one chunk: about one core's share of the caches
 SERIAL_BYTES = 256 << 10  # less scratch than this in all: threads cost more than they give
 BLAS_THREADS_FLOPS = 1 << 21  # a product this large is split by BLAS itself
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _workers() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _forget_pool() -> None:
-    """A forked child (a DataLoader worker) has none of its parent's threads: it makes its own."""
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
 
 def _in_chunks(task: Callable, n: int, sample_bytes: int, product: int) -> list:
     """``[task(start, stop), ...]`` over the samples, in order, on all cores where that pays.
@@ -60,22 +40,13 @@ def _in_chunks(task: Callable, n: int, sample_bytes: int, product: int) -> list:
     their bits on every machine. ``product`` is M * N * K of one matrix product.
     """
     total = n * sample_bytes
-    count = 1 if total <= SERIAL_BYTES else max(2, next_power_of_2(cdiv(total, CHUNK_BYTES)))
+    count = 1 if total <= SERIAL_BYTES else max(4, next_power_of_2(cdiv(total, CHUNK_BYTES)))
     step = max(1, cdiv(n, count))
     chunks = [(a, min(a + step, n)) for a in range(0, n, step)]
-    workers = min(_workers(), len(chunks))
+    workers = min(host_threads.get_num_threads(), len(chunks))
     if workers <= 1 or product >= BLAS_THREADS_FLOPS:
         return [task(a, b) for a, b in chunks]
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_workers(), thread_name_prefix="trident-conv")
-
-    def share(first: int) -> list:
-        return [task(a, b) for a, b in chunks[first::workers]]
-
-    # each thread computes in the caller's context: np.errstate lives there
-    others = [_pool.submit(copy_context().run, share, i) for i in range(1, workers)]
-    shares = [share(0)] + [f.result() for f in others]
+    shares = host_threads.run(lambda i: [task(a, b) for a, b in chunks[i::workers]], workers)
     return [shares[i % workers][i // workers] for i in range(len(chunks))]
 
 

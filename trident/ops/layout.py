@@ -97,7 +97,9 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     shape = tuple(tensors[0].shape)
     for k, t in enumerate(tensors):
         if tuple(t.shape) != shape:
-            raise wrong("stack", f"tensor {k} must have the shape {shape} of the first", got=tuple(t.shape))
+            raise wrong(
+                "stack", f"tensor {k} must have the shape {shape} of the first", got=tuple(t.shape)
+            )
     at = shapes.axis("stack", dim, len(shape) + 1)
     lifted = (*shape[:at], 1, *shape[at:])
     return ops.joined(*[ops.reshape(t, shape=lifted) for t in tensors], dim=at)
@@ -153,7 +155,9 @@ def atleast_3d(x: Any) -> Any:
 
 @primitive(method=False)
 class constant_pad:
-    """x with ``value`` around it: ``widths`` holds (before, after) for each axis; negative ones crop."""
+    """x with ``value`` around it: ``widths`` holds (before, after) for each axis; negative ones
+    crop.
+    """
 
     def infer(x, *, widths, value=0.0):
         shape = tuple(n + b + a for n, (b, a) in zip(x.shape, widths))
@@ -187,10 +191,12 @@ class constant_pad:
 def pad(
     x: Any, pad: Sequence[int], mode: str = "constant", value: bool | int | float | None = None
 ) -> Any:
-    """x with margins. ``pad``: (before, after) of the last axis, then of the one before it, and so on.
+    """x with margins. ``pad``: (before, after) of the last axis, then of the one before it, and so
+    on.
 
-    mode: "constant" (filled with ``value``, 0 unless given; negative widths crop), "reflect" (mirrored
-    without the edge), "replicate" (the edge repeated) or "circular" (continued from the other side).
+    mode: "constant" (filled with ``value``, 0 unless given; negative widths crop), "reflect"
+    (mirrored without the edge), "replicate" (the edge repeated) or "circular" (continued from the
+    other side).
 
     >>> trident.pad(trident.tensor([1, 2, 3]), (2, 0), mode="reflect")
     tensor([3, 2, 1, 2, 3])
@@ -213,7 +219,7 @@ def pad(
         if before or after:
             n = x.shape[dim]
             limit = n - 1 if mode == "reflect" else n
-            if mode != "replicate" and max(before, after) > limit or n == 0:
+            if (mode != "replicate" and max(before, after) > limit) or n == 0:
                 raise wrong(
                     "pad", f"mode {mode!r} can widen axis {dim} of size {n} by at most {limit}",
                     got=(before, after),
@@ -336,7 +342,11 @@ def movedim(x: Any, source: int | Sequence[int], destination: int | Sequence[int
     destination = (destination,) if isinstance(destination, int) else tuple(destination)
     taken = [shapes.axis("movedim", s, x.ndim) for s in source]
     places = [shapes.axis("movedim", d, x.ndim) for d in destination]
-    if len(taken) != len(places) or len(set(taken)) != len(taken) or len(set(places)) != len(places):
+    if (
+        len(taken) != len(places)
+        or len(set(taken)) != len(taken)
+        or len(set(places)) != len(places)
+    ):
         raise wrong(
             "movedim", "source and destination must name equally many axes, each once",
             got=(source, destination),
@@ -384,7 +394,9 @@ def repeat(x: Any, *sizes: Any) -> Any:
     """
     counts = _counts(sizes)
     if len(counts) < x.ndim or any(c < 0 for c in counts):
-        raise wrong("repeat", f"sizes must hold at least {x.ndim} counts, none negative", got=counts)
+        raise wrong(
+            "repeat", f"sizes must hold at least {x.ndim} counts, none negative", got=counts
+        )
     shape = (1,) * (len(counts) - x.ndim) + tuple(x.shape)
     if all(c == 1 for c in counts):
         return ops.clone(ops.reshape(x, shape=shape))
@@ -405,7 +417,8 @@ def tile(x: Any, *dims: Any) -> Any:
 def repeat_interleave(
     x: Any, repeats: Any, dim: int | None = None, *, output_size: int | None = None
 ) -> Any:
-    """Each element (slice along ``dim``) of x ``repeats`` times in a row: a number, or one for each.
+    """Each element (slice along ``dim``) of x ``repeats`` times in a row: a number, or one for
+    each.
 
     >>> trident.repeat_interleave(trident.tensor([1, 2]), 2)
     tensor([1, 1, 2, 2])
@@ -425,7 +438,9 @@ def repeat_interleave(
         return ops.reshape(spread, shape=(*x.shape[:at], n * repeats, *x.shape[at + 1 :]))
     if len(repeats) != n or any(c < 0 for c in repeats):
         raise wrong(
-            "repeat_interleave", f"repeats must hold a count for each of the {n} slices", got=repeats
+            "repeat_interleave",
+            f"repeats must hold a count for each of the {n} slices",
+            got=repeats,
         )
     pieces = []
     for i, count in enumerate(repeats):
@@ -444,7 +459,9 @@ class triangle:
 
     def infer(x, *, diagonal=0, upper=True):
         if x.ndim < 2:
-            raise wrong("triu" if upper else "tril", "x must have at least 2 axes", got=tuple(x.shape))
+            raise wrong(
+                "triu" if upper else "tril", "x must have at least 2 axes", got=tuple(x.shape)
+            )
         return Spec(tuple(x.shape), x.dtype)
 
     def numpy(x, *, diagonal=0, upper=True):

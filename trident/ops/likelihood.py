@@ -86,7 +86,7 @@ def _check_on_device(target: Any, x: Any, ignore_index: int) -> None:
         kernels.check_target("cross_entropy", target, x.shape[class_axis(x.ndim)], ignore_index)
 
 
-@primitive(method=False)
+@primitive(method=False, constant=("weight",), grad_outputs=(0,))
 class nll_reduced:
     """(loss, total) of log-probabilities x (N, C, ...) and class indices: -weight x[target],
     reduced; total is the sum of the rows' weights, the divisor of a mean."""
@@ -148,7 +148,7 @@ class nll_reduced:
         return (draw.tensor(shape), target, weight), attrs
 
 
-@primitive(method=False)
+@primitive(method=False, constant=("weight", "total"))
 class nll_backward:
     """The gradient of ``nll_reduced``: -g weight / total at every row's class, 0 elsewhere."""
 
@@ -183,7 +183,7 @@ class nll_backward:
         shape, target, weight = _class_samples(draw)
         reduction = draw.choice(["mean", "sum", "none"])
         rows = np.asarray(target).shape
-        grad = draw.tensor(rows if reduction == "none" else ())
+        grad = draw.tensor(rows) if reduction == "none" else draw.tensor((1,)).reshape(())
         used = np.asarray(target) != -100
         w = np.ones(shape[class_axis(len(shape))]) if weight is None else np.asarray(weight, float)
         total = np.where(used, w[np.where(used, target, 0)], 0).sum()
@@ -196,7 +196,7 @@ def _class_samples(draw: Any) -> tuple[tuple[int, ...], Any, Any]:
     classes = draw.integer(1, 5)
     n = draw.integer(2, 4)
     rest = tuple(s or 1 for s in draw.shape(0, 2))
-    target = np.array(draw.ints((n, *rest), 0, classes - 1))
+    target = np.array(draw.ints((n, *rest), 0, classes))
     target[0] = np.where(draw.boolean(), -100, target[0])
     weight = draw.tensor((classes,), low=0.5, high=2.0) if draw.boolean() else None
     return (n, classes, *rest), target, weight
@@ -260,20 +260,32 @@ def cross_entropy_index(
 ):
     """-weight[target] log_softmax(x)[target], reduced; with smoothing every class gets a share."""
     axis = class_axis(x.ndim)
-    logp = ops.log_softmax(x, dim=axis)
+    # half types are widened here and rounded once at the end, as in the kernel
+    logp = ops.log_softmax(x, dim=axis, dtype=x.dtype.compute)
     loss, total = nll_reduced(logp, target, weight, ignore_index=ignore_index, reduction=reduction)
-    if label_smoothing == 0:
-        return loss
+    if label_smoothing > 0:
+        loss = _smoothed(
+            loss, total, logp, target, weight, ignore_index, reduction, label_smoothing
+        )
+    return loss if loss.dtype is x.dtype else ops.to_dtype(loss, dtype=x.dtype)
+
+
+def _smoothed(loss, total, logp, target, weight, ignore_index, reduction, label_smoothing):
+    """The loss with the share ``label_smoothing`` of its target spread over all classes."""
+    axis = class_axis(logp.ndim)
     w = weight
-    if w is not None and x.ndim > 2:
-        w = ops.reshape(w, shape=(-1,) + (1,) * (x.ndim - 2))
+    if w is not None and logp.ndim > 2:
+        w = ops.reshape(w, shape=(-1,) + (1,) * (logp.ndim - 2))
     spread = -ops.sum(logp if w is None else logp * w, axis)
     spread = ops.where(ops.eq(target, ignore_index), 0.0, spread)
     if reduction != "none":
         spread = ops.sum(spread)
     if reduction == "mean":
         spread = spread / total
-    return loss * (1.0 - label_smoothing) + spread * (label_smoothing / x.shape[axis])
+    return loss * (1.0 - label_smoothing) + spread * (label_smoothing / logp.shape[axis])
+
+
+cross_entropy_index.op.constant = ("weight",)
 
 
 @cross_entropy_index.samples
@@ -318,6 +330,8 @@ def cross_entropy(
     if target.dtype.is_floating_point:
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     _check_classes("cross_entropy", input, target, weight)
+    if weight is not None and weight.requires_grad:
+        weight = weight.detach()  # a given number, as in torch
     return cross_entropy_index(
         input,
         target,

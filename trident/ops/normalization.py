@@ -52,6 +52,13 @@ def _flatten(x: np.ndarray, axes: int) -> np.ndarray:
     return x.reshape(-1, math.prod(x.shape[x.ndim - axes :])) if x.size else x.reshape(0, 1)
 
 
+def _row_sums(rows: np.ndarray) -> np.ndarray:
+    """rows.sum(1); through BLAS where that is faster than numpy's own sum."""
+    if rows.size < 8192:
+        return np.add.reduce(rows, axis=1)
+    return rows @ np.ones(rows.shape[1], rows.dtype)
+
+
 @primitive(method=False)
 class standardize:
     """(y, rstd): y = (x - mean) rstd over the last ``axes`` axes, rstd = 1 / sqrt(var + eps).
@@ -68,7 +75,7 @@ class standardize:
         n = x.dtype.type(rows.shape[1])
         y = rows
         if centred:
-            y = rows - (np.add.reduce(rows, axis=1) / n)[:, None]
+            y = rows - (_row_sums(rows) / n)[:, None]
         rstd = 1 / np.sqrt(np.vecdot(y, y) / n + x.dtype.type(eps))
         y = np.multiply(y, rstd[:, None], out=y if centred else None)
         return y.reshape(x.shape), rstd.reshape(x.shape[: x.ndim - axes])
@@ -93,7 +100,8 @@ class standardize:
         return (draw.tensor(shape),), attrs
 
 
-@primitive(method=False)
+# y and rstd follow x, so that these three cannot be tested apart
+@primitive(method=False, constant=("x", "y", "rstd"))
 class standardize_backward:
     """The gradient of ``standardize``: rstd (grad - mean(grad) - y mean(grad y)), rows apart. Its
     values come from the results y and rstd; derivatives of it go to x, which those follow."""
@@ -107,7 +115,7 @@ class standardize_backward:
         dx = rows * (-np.vecdot(g, rows) / n)[:, None]
         dx += g
         if centred:
-            dx -= (np.add.reduce(g, axis=1) / n)[:, None]
+            dx -= (_row_sums(g) / n)[:, None]
         dx *= rstd.reshape(-1, 1)
         return dx.reshape(y.shape)
 

@@ -83,14 +83,11 @@ def install() -> None:
     """Give ``Operators`` the methods of the ops (called once, when the entries are loaded)."""
     methods: dict[str, Callable] = {}
     for dunder, name in _REFLECTED.items():
-        if name not in REGISTRY: continue  # TEMP
         methods[f"__{dunder}__"] = _binary(name, False)
         methods[f"__r{dunder}__"] = _binary(name, True)
     for dunder, name in _COMPARISONS.items():
-        if name not in REGISTRY: continue  # TEMP
         methods[f"__{dunder}__"] = _binary(name, False)
     for dunder, name in _UNARY.items():
-        if name not in REGISTRY: continue  # TEMP
         methods[f"__{dunder}__"] = _unary(name)
     for dunder, method in methods.items():
         method.__name__ = dunder

@@ -1,9 +1,9 @@
 """Optimizer steps that update lists of arrays in place, on either backend.
 
 The numpy bodies walk each tensor in blocks that stay in the cache, with ``out=`` everywhere and two
-scratch blocks for the whole step. A tensor whose arrays are not all contiguous is done in one piece; one
-in a half type is computed in float32 and rounded once, as the kernels do. Bias corrections and other
-scalars are Python floats.
+scratch blocks for the whole step. A tensor whose arrays are not all contiguous is done in one
+piece; one in a half type is computed in float32 and rounded once, as the kernels do. Bias
+corrections and other scalars are Python floats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from ..kernels import optim as kernels
 from .registry import inplace
 
-BLOCK = 65536  # measured: 16384 is 20 % slower (more calls), whole arrays of a million 2 times
+BLOCK = 65536  # elements; measured on (100, 1000) float32: blocks of 16384 take 1.2 times as long
 _local = threading.local()
 
 
@@ -82,13 +82,13 @@ def _gradient(
     return np.negative(g, out=s) if maximize else g
 
 
-def _sgd_plain(p, g, s, t, lr, momentum, dampening, weight_decay, nesterov, maximize, first):  # noqa: ANN001, ANN202
+def _sgd_plain(p, g, s, t, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
     g = _gradient(p, g, s, weight_decay, maximize)
     np.multiply(g, lr, out=s)
     np.subtract(p, s, out=p)
 
 
-def _sgd_momentum(p, g, b, s, t, lr, momentum, dampening, weight_decay, nesterov, maximize, first):  # noqa: ANN001, ANN202
+def _sgd_momentum(p, g, b, s, t, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
     g = _gradient(p, g, s, weight_decay, maximize)
     if first:
         np.copyto(b, g)
@@ -111,8 +111,9 @@ def _sgd_momentum(p, g, b, s, t, lr, momentum, dampening, weight_decay, nesterov
 class sgd_:
     """One step of SGD on lists of arrays: ``b = momentum b + (1 - dampening) g``; ``p -= lr b``.
 
-    ``momentum_buffers`` is an empty list without momentum. ``first``: the buffers are new, and become
-    the gradients. ``nesterov`` steps along ``g + momentum b``; ``maximize`` turns the gradient round.
+    ``momentum_buffers`` is an empty list without momentum. ``first``: the buffers are new, and
+    become the gradients. ``nesterov`` steps along ``g + momentum b``; ``maximize`` turns the
+    gradient round.
     """
 
     def numpy(
@@ -165,7 +166,7 @@ class sgd_:
         }
 
 
-def _adam(p, g, m, v, s, t, step_size, b1, b2, eps, weight_decay, shrink, maximize):  # noqa: ANN001, ANN202
+def _adam(p, g, m, v, s, t, step_size, b1, b2, eps, weight_decay, shrink, maximize):
     if shrink is not None:
         np.multiply(p, shrink, out=p)
     g = _gradient(p, g, s, weight_decay, maximize)
@@ -183,7 +184,7 @@ def _adam(p, g, m, v, s, t, step_size, b1, b2, eps, weight_decay, shrink, maximi
     np.subtract(p, t, out=p)
 
 
-def _amsgrad(p, g, m, v, top, s, t, step_size, b1, b2, eps, weight_decay, shrink, maximize):  # noqa: ANN001, ANN202
+def _amsgrad(p, g, m, v, top, s, t, step_size, b1, b2, eps, weight_decay, shrink, maximize):
     if shrink is not None:
         np.multiply(p, shrink, out=p)
     g = _gradient(p, g, s, weight_decay, maximize)
@@ -208,9 +209,9 @@ class adam_:
 
     ``m = b1 m + (1 - b1) g``; ``v = b2 v + (1 - b2) g^2``;
     ``p -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)``.
-    ``max_exp_avg_sqs`` is an empty list without amsgrad. ``weight_decay`` is added to the gradient, or
-    (decoupled) shrinks the parameter by ``lr * weight_decay`` first.
-    Source: Kingma and Ba, arXiv:1412.6980; Loshchilov and Hutter, arXiv:1711.05101.
+    ``max_exp_avg_sqs`` is an empty list without amsgrad. ``weight_decay`` is added to the gradient,
+    or (decoupled) shrinks the parameter by ``lr * weight_decay`` first. Source: Kingma and Ba,
+    arXiv:1412.6980; Loshchilov and Hutter, arXiv:1711.05101.
     """
 
     def numpy(
@@ -275,7 +276,7 @@ class adam_:
         }
 
 
-def _rmsprop(*arrays_and_numbers):  # noqa: ANN002, ANN202
+def _rmsprop(*arrays_and_numbers):
     """Called with p, g, v, [mean], [buffer], s, t and the numbers."""
     lr, alpha, eps, weight_decay, momentum, maximize, centered = arrays_and_numbers[-7:]
     p, g, v, *rest, s, t = arrays_and_numbers[:-7]
@@ -365,7 +366,7 @@ class rmsprop_:
         return tuple(lists), {**attrs, "momentum": 0.9}
 
 
-def _adagrad(p, g, total, s, t, lr, eps, weight_decay, maximize):  # noqa: ANN001, ANN202
+def _adagrad(p, g, total, s, t, lr, eps, weight_decay, maximize):
     g = _gradient(p, g, s, weight_decay, maximize)
     np.multiply(g, g, out=t)
     np.add(total, t, out=total)

@@ -93,7 +93,7 @@ class reciprocal:
         return -(g * (out * out))
 
 
-@elementwise(domain=(POSITIVE, Interval(-3.0, 3.0)))
+@elementwise(domain=(POSITIVE, Interval(-3.0, 3.0, whole_low=0)))
 class pow:
     """x ** y, element by element; the public ``pow`` knows the common exponents.
 

@@ -538,6 +538,9 @@ def _draw(
         first = draw.integer(0, ndim - 1)
         dim = tuple(sorted({first, draw.integer(0, ndim - 1)}))
     x = draw.tensor(shape, low=low, high=high)
+    if not empty:  # no two elements equal: an extremum has no derivative at a tie
+        steps = np.linspace(0, 1, x.size).reshape(shape)
+        x = np.asarray(x + steps, x.dtype, order=draw.choice(["C", "F"]))
     if one and dim is None:
         return (x,), {"dim": None}
     return (x,), {"dim": dim if dim is not None else tuple(range(ndim)), "keepdim": draw.boolean()}

@@ -69,6 +69,8 @@ class Interval:
     high: float
     hole: float = 0.0
     """No values with ``abs(x) < hole``."""
+    whole_low: int = -8
+    """Integer operands are not drawn below this."""
 
 
 REALS = Interval(-8.0, 8.0)

@@ -91,7 +91,8 @@ class softmax:
         if x.ndim == 0 or not x.size:
             return _rounded(np.exp(x - x), dtype)
         axis = _axis("softmax", dim, x.ndim)
-        e = np.exp(x - np.maximum.reduce(x, axis=axis, keepdims=True))
+        e = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+        np.exp(e, out=e)
         e /= np.add.reduce(e, axis=axis, keepdims=True)
         return _rounded(e, dtype)
 

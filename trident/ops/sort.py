@@ -1,4 +1,6 @@
-"""Sorting and what follows from it: sort, topk, unique, searchsorted. NaN counts as the largest value."""
+"""Sorting and what follows from it: sort, topk, unique, searchsorted. NaN counts as the largest
+value.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +17,27 @@ from .registry import Spec, composite, ops, primitive
 Sorted = namedtuple("Sorted", ["values", "indices"])
 
 
-def _descending_key(x: np.ndarray) -> np.ndarray:
-    """Something that sorts ascending as x sorts descending, with NaN first and equals in order."""
-    if x.dtype.kind == "f":
-        key = -x
-        return np.where(np.isnan(x), -np.inf, key) if np.isnan(x).any() else key
-    return ~x
+def _has_nan(x: np.ndarray) -> bool:
+    return x.dtype.kind == "f" and bool(np.isnan(x).any())
 
 
-def _argsort(x: np.ndarray, dim: int, descending: bool, stable: bool) -> np.ndarray:
+def _reversed(x: np.ndarray) -> np.ndarray:
+    """What sorts ascending as x (without NaN) sorts descending, with equals in the same order."""
+    return -x if x.dtype.kind == "f" else ~x
+
+
+def _argsort(x: np.ndarray, dim: int, descending: bool) -> np.ndarray:
     if descending:
-        if x.dtype.kind == "f" and np.isnan(x).any():  # -inf must still follow NaN: two keys
+        if _has_nan(x):  # -inf must come behind NaN: two keys
             return np.lexsort((-x, ~np.isnan(x)), axis=dim)
-        x = _descending_key(x)
+        x = _reversed(x)
     return np.argsort(x, axis=dim, kind="stable")
 
 
 @primitive(method=False)
 class ordered:
-    """The first ``k`` elements (None: all) along ``dim`` in order, and where they stood: two outputs.
+    """The first ``k`` elements (None: all) along ``dim`` in order, and where they stood: two
+    outputs.
 
     Equal elements keep their order.
     """
@@ -56,9 +60,9 @@ class ordered:
         if k is not None:
             if not 0 <= k <= n:
                 raise ValueError("k")
-            if 0 < k * 8 < n and x.ndim and not (x.dtype.kind == "f" and np.isnan(x).any()):
+            if 0 < k * 8 < n and not _has_nan(x):
                 return _top(x, dim, descending, k)
-        order = _argsort(x, dim, descending, True)
+        order = _argsort(x, dim, descending)
         if k is not None and k < n:
             order = order[(slice(None),) * (dim % x.ndim) + (slice(0, k),)]
         return np.take_along_axis(x, order, dim), np.ascontiguousarray(order)
@@ -82,7 +86,7 @@ class ordered:
 
 def _top(x: np.ndarray, dim: int, descending: bool, k: int) -> tuple[np.ndarray, np.ndarray]:
     """A few of many: partition, then sort what was found. No NaN."""
-    key = _descending_key(x) if descending else x
+    key = _reversed(x) if descending else x
     head = (slice(None),) * (dim % x.ndim) + (slice(0, k),)
     edge = np.partition(key, k - 1, axis=dim)
     edge = edge[(slice(None),) * (dim % x.ndim) + (slice(k - 1, k),)]
@@ -206,7 +210,9 @@ def _runs(x: Any, values: Any, order: Any, return_inverse: bool, return_counts: 
 
 @primitive(method=False, differentiable=False)
 class search:
-    """Positions of x (..., M) in ascending edges (N,) or (..., N): what ``searchsorted`` is made of."""
+    """Positions of x (..., M) in ascending edges (N,) or (..., N): what ``searchsorted`` is made
+    of.
+    """
 
     def infer(edges, x, *, right=False, dtype=dtypes.int64):
         if edges.ndim == 0:
@@ -255,7 +261,8 @@ def searchsorted(
 ) -> Any:
     """Where the values of ``input`` would go into an ascending sequence to keep it in order.
 
-    sorted_sequence (N,), or (..., N) with input (..., M). ``right`` (or side="right"): behind equals.
+    sorted_sequence (N,), or (..., N) with input (..., M). ``right`` (or side="right"): behind
+    equals.
 
     >>> trident.searchsorted(trident.tensor([1, 3, 5]), trident.tensor([3, 6]))
     tensor([1, 3])
@@ -270,5 +277,7 @@ def searchsorted(
 
 @composite
 def bucketize(x: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
-    """The number of the interval between ascending ``boundaries`` (N,) that each element of x is in."""
+    """The number of the interval between ascending ``boundaries`` (N,) that each element of x is
+    in.
+    """
     return searchsorted(boundaries, x, out_int32=out_int32, right=right)

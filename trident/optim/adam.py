@@ -8,7 +8,7 @@ from typing import Any
 import trident
 
 from .. import Tensor, ops
-from .optimizer import Optimizer
+from .optimizer import Optimizer, update
 
 
 class Adam(Optimizer):
@@ -83,7 +83,8 @@ class Adam(Optimizer):
         self, group: dict[str, Any], params: list, grads: list, states: list, step: int
     ) -> None:
         beta1, beta2 = group["betas"]
-        ops.adam_(
+        update(
+            ops.adam_,
             params,
             grads,
             [s["exp_avg"] for s in states],

@@ -219,6 +219,14 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
+def update(op: Any, *lists: list[Tensor], **attributes: Any) -> None:
+    """Run a multi-tensor op: ``op(*lists, **attributes)`` with every attribute given.
+
+    It goes to the tensor directly; parsing the call again costs 4 us, a third of a small step.
+    """
+    lists[0][0]._apply(op.op, lists, attributes)
+
+
 class _Required:
     def __repr__(self) -> str:
         return "<required>"

@@ -9,7 +9,7 @@ from typing import Any
 import trident
 
 from .. import Tensor, ops
-from .optimizer import LeafOptimizer
+from .optimizer import LeafOptimizer, update
 
 
 class RMSprop(LeafOptimizer):
@@ -58,7 +58,8 @@ class RMSprop(LeafOptimizer):
             state["grad_avg"] = trident.zeros_like(p)
 
     def _step(self, group: dict[str, Any], params: list, grads: list, states: list) -> None:
-        ops.rmsprop_(
+        update(
+            ops.rmsprop_,
             params,
             grads,
             [s["square_avg"] for s in states],
@@ -113,7 +114,8 @@ class Adagrad(LeafOptimizer):
     def _step(self, group: dict[str, Any], params: list, grads: list, states: list) -> None:
         for step in {s["step"] for s in states}:  # one, unless parameters joined later
             at = [i for i, s in enumerate(states) if s["step"] == step]
-            ops.adagrad_(
+            update(
+                ops.adagrad_,
                 [params[i] for i in at],
                 [grads[i] for i in at],
                 [states[i]["sum"] for i in at],

@@ -8,7 +8,7 @@ from typing import Any
 import trident
 
 from .. import Tensor, ops
-from .optimizer import Optimizer
+from .optimizer import Optimizer, update
 
 
 class SGD(Optimizer):
@@ -68,7 +68,7 @@ class SGD(Optimizer):
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         options = {name: group[name] for name in _OPTIONS}
         if not group["momentum"]:
-            ops.sgd_(params, grads, [], **options)
+            update(ops.sgd_, params, grads, [], first=False, **options)
             return
         state = self.state
         try:
@@ -76,7 +76,7 @@ class SGD(Optimizer):
         except KeyError:  # some parameters step for the first time
             self._first(params, grads, options)
             return
-        ops.sgd_(params, grads, buffers, **options)
+        update(ops.sgd_, params, grads, buffers, first=False, **options)
 
     def _first(self, params: list[Tensor], grads: list[Tensor], options: dict[str, Any]) -> None:
         """A step where some momentum buffers are new: those become the gradients."""
@@ -93,7 +93,7 @@ class SGD(Optimizer):
                 for p in some:
                     self.state[p]["momentum_buffer"] = trident.empty_like(p)
             buffers = [self.state[p]["momentum_buffer"] for p in some]
-            ops.sgd_(some, their, buffers, first=first, **options)
+            update(ops.sgd_, some, their, buffers, first=first, **options)
 
 
 _OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")

@@ -1,10 +1,11 @@
 """Random numbers that depend on (seed, offset, index) alone, and the state that hands out offsets.
 
-Philox 4x32-10 turns a 128-bit counter and a 64-bit key into four 32-bit words. Element ``i`` of a draw
-is lane ``i % 4`` of block ``offset + i // 4``; the seed is the key. Where an element needs 64 bits (a
-float64), counter word 2 gives it a second word. So a draw is the same on every device, for every block
-size and thread count, and ``n`` elements always use ``n`` words of the stream. What is here is the numpy side; ``kernels/random.py``
-holds the same functions as Triton text, equal bit by bit up to the uniform floats and the integers.
+Philox 4x32-10 turns a 128-bit counter and a 64-bit key into four 32-bit words. Element ``i`` of a
+draw is lane ``i % 4`` of block ``offset + i // 4``; the seed is the key. Where an element needs 64
+bits (a float64), counter word 2 gives it a second word. So a draw is the same on every device, for
+every block size and thread count, and ``n`` elements always use ``n`` words of the stream. What is
+here is the numpy side; ``kernels/random.py`` holds the same functions as Triton text, equal bit by
+bit up to the uniform floats and the integers.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -36,7 +37,9 @@ def _round_keys(seed: int) -> list[np.ndarray]:
 def philox_blocks(
     seed: int, offset: int, n_blocks: int, high: tuple[int, int] = (0, 0)
 ) -> np.ndarray:
-    """Blocks ``offset`` to ``offset + n_blocks`` as uint32 (n_blocks, 4). ``high``: counter words 2, 3."""
+    """Blocks ``offset`` to ``offset + n_blocks`` as uint32 (n_blocks, 4). ``high``: counter words
+    2, 3.
+    """
     out = np.empty((n_blocks, 4), np.uint32)
     size = min(_BLOCK, n_blocks)
     even, odd, product, spare = (np.empty((2, size), np.uint64) for _ in range(4))
@@ -99,7 +102,9 @@ def to_positive(words: np.ndarray) -> np.ndarray:
     float32 keeps the fine steps near 0 (down to 2**-33), where the tail of the normal lies.
     """
     if words.dtype == np.uint64:
-        return 1.0 - to_uniform64(words)
+        u = to_uniform64(words)
+        u += 2.0**-54
+        return u
     u = words.astype(np.float32)
     u *= np.float32(2.0**-32)
     u += np.float32(2.0**-33)

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import backends
 from ..backends.numpy import quiet_reset, quiet_set
-from ..errors import AutogradError, ShapeError
+from ..errors import AutogradError, DeviceError, ShapeError
 from . import anomaly, node
 from .grad_mode import _enabled
 from .node import ElementwiseNode, Node, Slot, fit
@@ -175,7 +175,11 @@ def _before(current: Node, g: Any, graph: bool) -> Any:
         g = _run_hooks(current.prehooks, g, graph)
     tensor = current.retain() if current.retain else None
     if tensor is not None:
-        tensor.grad = g if graph else node.tensor_of(g)
+        if tensor.grad is not None:
+            g_all = _sum(tensor.grad, g, True) if graph else _sum(tensor.grad._data, g, False)
+        else:
+            g_all = g if graph else backends.of(g).copy(g)
+        tensor.grad = g_all if graph else node.tensor_of(g_all)
     return g
 
 
@@ -214,7 +218,8 @@ def _check_nan(current: Node, grads: tuple, graph: bool) -> None:
         host = backends.of(data).to_host(data)
         if host.dtype.kind == "f" and np.isnan(host).any():
             raise AutogradError(
-                f"backward of {current.op.name}: the gradient of operand {i} holds NaN. "
+                f"backward of {current.op.name if current.op else current.name()}: the gradient of "
+                f"operand {i} holds NaN. "
                 f"Forward call:\n{current.line or '  (made before anomaly mode was on)'}"
             )
 
@@ -356,6 +361,13 @@ def _roots(name: str, outputs: list, gradients: list, graph: bool) -> list[tuple
                     f"shape {tuple(t.shape)}. Reduce it (.sum()) or pass a gradient of that shape"
                 )
             g = node.tensor_of(backend.full(data, data.shape, 1, backend.dtype_of(data)))
+        elif not hasattr(g, "_data"):
+            raise TypeError(f"{name}: a gradient must be a Tensor; got {type(g).__name__}")
+        elif backends.of(g._data) is not backend:
+            raise DeviceError(
+                f"{name}: the gradient is on {g.device}, its tensor on {t.device}; move it with "
+                f".to({str(t.device)!r})"
+            )
         elif tuple(g.shape) != tuple(t.shape):
             raise ShapeError(
                 f"{name}: the gradient must have the tensor's shape {tuple(t.shape)}; "

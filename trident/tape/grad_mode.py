@@ -97,3 +97,7 @@ class set_grad_enabled(_Switch):
 
     def __enter__(self) -> None:
         self.tokens.append(self.first)
+
+    def __call__(self, function: Callable) -> Callable:
+        _enabled.reset(self.first)  # a decorator: the mode is meant for the function alone
+        return super().__call__(function)

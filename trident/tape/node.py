@@ -91,8 +91,9 @@ class Node:
         raise TypeError(f"{type(self).__name__} has no rule")
 
     def release(self) -> None:
-        """Drop what was saved: the graph was walked and is not kept."""
-        self.freed = True
+        """Drop what was saved: the graph was walked and is not kept. A node that had saved nothing can
+        be walked again."""
+        self.freed = self.args is not None or self.out is not None
         self.args = self.out = None
 
     def check_saved(self, tensor: Any, saved: int, what: str) -> None:
@@ -126,7 +127,12 @@ class RemovableHandle:
         hooks.append(hook)
 
     def remove(self) -> None:
-        self.hooks[:] = [h for h in self.hooks if h is not self.hook]
+        """Take the hook out; a second call does nothing."""
+        for i, hook in enumerate(self.hooks):
+            if hook is self.hook:
+                del self.hooks[i]  # one registration, should the same hook be there twice
+                break
+        self.hooks = []
 
     def __enter__(self) -> RemovableHandle:
         return self
@@ -270,7 +276,7 @@ class ElementwiseNode(Node):
         return result if isinstance(result, tuple) else (result,)
 
     def release(self) -> None:
-        self.freed = True
+        self.freed = self.args is not None or self.out is not None
         self.args = self.out = self.arrays = None
 
 

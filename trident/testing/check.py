@@ -18,7 +18,7 @@ from .tolerance import assert_close
 
 Sample = tuple[tuple, dict]
 
-SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 2.5, -3.5, 1e-30, 300.0, -300.0])
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 2.5, -3.5, 1e-20, 300.0, -300.0])
 
 
 def float_dtypes(op: Op) -> tuple[DType, ...]:

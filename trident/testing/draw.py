@@ -66,7 +66,7 @@ class Draw:
             return rng.random(shape) < 0.5
         low, high = domain.low, domain.high
         if dtype.kind == "int":
-            low = max(low, 0 if dtype is dtypes.uint8 else -8)
+            low = max(low, 0 if dtype is dtypes.uint8 else domain.whole_low)
             if domain.hole or domain.low > 0:
                 low = max(low, 1)
             return rng.integers(int(np.ceil(low)), max(int(high), int(low)) + 1, shape).astype(dtype.np)

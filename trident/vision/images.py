@@ -30,6 +30,7 @@ def pillow(module: str, purpose: str) -> Any:
 
 
 def is_pil(image: Any) -> bool:
+    """Whether this is a PIL image; Pillow is not imported to find out."""
     # a PIL image can only exist where PIL.Image was imported
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(image, module.Image)
@@ -45,11 +46,12 @@ def unwrap(op: str, image: Any) -> tuple[np.ndarray, Callable[[np.ndarray], Any]
         if image.ndim < 2:
             raise wrong(op, "a tensor image must have shape (..., C, H, W)", got=tuple(image.shape))
         device = image.device
-        array = np.moveaxis(image.detach().cpu().numpy(), (-2, -1), (0, 1))
+        n = image.ndim
+        array = image.detach().cpu().numpy().transpose(n - 2, n - 1, *range(n - 2))
 
         def to_tensor(a: np.ndarray) -> Any:
-            a = np.ascontiguousarray(np.moveaxis(a, (0, 1), (-2, -1)))
-            return trident.from_numpy(a).to(device)
+            t = trident.from_numpy(np.ascontiguousarray(a.transpose(*range(2, a.ndim), 0, 1)))
+            return t if device.type == "cpu" else t.to(device)
 
         return array, to_tensor
     if is_pil(image):
@@ -75,6 +77,7 @@ def size_of(op: str, image: Any) -> tuple[int, int]:
 
 
 def channels_of(image: Any) -> int:
+    """1 for an image without a channel axis."""
     if is_pil(image):
         return len(image.getbands())
     if image.ndim == 2:

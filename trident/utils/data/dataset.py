@@ -85,7 +85,8 @@ class ConcatDataset(Dataset):
                     got=f"the IterableDataset {type(d).__name__}",
                     error=TypeError,
                 )
-        self.cumulative_sizes = list(itertools.accumulate(len(d) for d in self.datasets))
+        sizes = (len(d) for d in self.datasets)  # type: ignore[arg-type]
+        self.cumulative_sizes = list(itertools.accumulate(sizes))
 
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]
@@ -181,3 +182,13 @@ def _take(tensor: Any, indices: np.ndarray) -> Any:
     if tensor.flags.c_contiguous:  # else take() would first copy all of it
         return tensor.take(indices, axis=0, mode="wrap")
     return tensor[indices]
+
+
+def off_cpu(dataset: Any) -> bool:
+    """Whether samples of ``dataset`` are slices of tensors that are not on the CPU."""
+    if isinstance(dataset, Subset):
+        return off_cpu(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return any(map(off_cpu, dataset.datasets))
+    tensors = dataset.tensors if isinstance(dataset, TensorDataset) else ()
+    return any(not isinstance(t, np.ndarray) and t.device.type != "cpu" for t in tensors)

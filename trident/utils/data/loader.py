@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import TridentError, wrong
 from . import rng, workers
 from .collate import default_collate, default_convert, stack, to_tensors
-from .dataset import IterableDataset, gather
+from .dataset import IterableDataset, gather, off_cpu
 from .sampler import BatchSampler, RandomSampler, SequentialSampler
 
 
@@ -139,8 +139,9 @@ class DataLoader:
     ahead. They are threads, unless ``multiprocessing_context`` ("forkserver", "spawn", "fork") asks
     for processes, which pure Python transforms need to run in parallel. ``worker_init_fn(id)`` runs
     as each worker starts. ``timeout``: seconds to wait for a batch (0: for ever).
-    ``batch_size=None`` gives samples, not batches. ``pin_memory`` is accepted and does nothing. An
-    ``IterableDataset`` is read by one background thread.
+    ``batch_size=None`` gives samples, not batches. ``pin_memory`` is accepted and does nothing.
+    Workers make data on the CPU; a data set of tensors on another device is read by the loop
+    itself. An ``IterableDataset`` is read by one background thread.
 
     A failing sample raises ``SampleError`` that names its index, with the original error chained.
 
@@ -243,7 +244,8 @@ class DataLoader:
         )
         if isinstance(self.dataset, IterableDataset):
             return self._stream(job, seed, epoch)
-        if self.num_workers == 0:
+        # kernels are started by one thread: workers would only stand in line
+        if self.num_workers == 0 or off_cpu(self.dataset):
             return self._in_turn(job, seed, epoch)
         return self._ahead(job, seed, epoch)
 

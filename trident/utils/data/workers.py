@@ -170,4 +170,5 @@ def check_started() -> None:
 
 
 def set_worker_info(info: WorkerInfo) -> None:
+    """Let ``get_worker_info`` return ``info`` in this thread or process."""
     _info.set(info)

@@ -80,7 +80,7 @@ def convert_image_dtype(image: Any, dtype: Any = None) -> Any:
     array, rebuild = unwrap("convert_image_dtype", image)
     if array.dtype == target:
         return image
-    work = array.astype(np.float64 if array.itemsize > 2 else np.float32)
+    work: Any = array.astype(np.float64 if array.itemsize > 2 else np.float32)
     return rebuild(cast_like(work * (top_of(target) / top_of(array.dtype)), target))
 
 
@@ -150,13 +150,10 @@ def pad(
     "symmetric".
     """
     array, rebuild = unwrap("pad", image)
-    if isinstance(padding, int):
-        padding = (padding,)
-    if len(padding) not in (1, 2, 4):
+    numbers = [padding] if isinstance(padding, int) else list(padding)
+    if len(numbers) not in (1, 2, 4):
         raise wrong("pad", "padding must have 1, 2 or 4 numbers", got=padding, error=ValueError)
-    left, top, right, bottom = (
-        tuple(padding) if len(padding) == 4 else (*padding * (2 // len(padding)),) * 2
-    )
+    left, top, right, bottom = numbers * (4 // len(numbers))
     widths = [(top, bottom), (left, right)] + [(0, 0)] * (array.ndim - 2)
     if padding_mode != "constant":
         if padding_mode not in ("edge", "reflect", "symmetric"):

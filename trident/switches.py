@@ -1,0 +1,27 @@
+"""Switches under torch's names."""
+
+from __future__ import annotations
+
+from . import config
+from .errors import wrong
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """'highest' (the default): float32 matmul and conv are IEEE on the GPU. 'high' or 'medium': their
+    products may use TF32 (10 bits of mantissa). The CPU is always IEEE.
+
+    >>> trident.set_float32_matmul_precision("highest")
+    """
+    if precision not in ("highest", "high", "medium"):
+        raise wrong(
+            "set_float32_matmul_precision",
+            "precision must be 'highest', 'high' or 'medium'",
+            got=repr(precision),
+            error=ValueError,
+        )
+    config.matmul_precision.set("highest" if precision == "highest" else "high")
+
+
+def get_float32_matmul_precision() -> str:
+    """'highest' or 'high'."""
+    return config.matmul_precision.get()
