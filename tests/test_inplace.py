@@ -32,14 +32,15 @@ CALLS = {
     "div_": (lambda y, w: y.div_(w), lambda y, w: y / w),
     "pow_": (lambda y, w: y.pow_(w), lambda y, w: y**w),
     "mul_ number": (lambda y, w: y.mul_(2.5).mul_(w), lambda y, w: y * 2.5 * w),
-    "exp_": (lambda y, w: y.exp_().mul_(w), lambda y, w: y.exp() * w),
+    "mul_ after add_": (lambda y, w: y.add_(w).mul_(w), lambda y, w: (y + w) * w),
+    "exp_": (lambda y, w: y.mul_(w).exp_(), lambda y, w: (y * w).exp()),
     "log_": (lambda y, w: y.log_().mul_(w), lambda y, w: y.log() * w),
-    "sqrt_": (lambda y, w: y.sqrt_().mul_(w), lambda y, w: y.sqrt() * w),
-    "tanh_": (lambda y, w: y.tanh_().mul_(w), lambda y, w: y.tanh() * w),
-    "sigmoid_": (lambda y, w: y.sigmoid_().add_(w), lambda y, w: y.sigmoid() + w),
-    "relu_": (lambda y, w: y.sub_(1).relu_().mul_(w), lambda y, w: (y - 1).relu() * w),
+    "sqrt_": (lambda y, w: y.mul_(w).sqrt_(), lambda y, w: (y * w).sqrt()),
+    "tanh_": (lambda y, w: y.mul_(w).tanh_(), lambda y, w: (y * w).tanh()),
+    "sigmoid_": (lambda y, w: y.mul_(w).sigmoid_(), lambda y, w: (y * w).sigmoid()),
+    "relu_": (lambda y, w: y.sub_(w).relu_(), lambda y, w: (y - w).relu()),
     "neg_": (lambda y, w: y.neg_().mul_(w), lambda y, w: -y * w),
-    "reciprocal_": (lambda y, w: y.reciprocal_().mul_(w), lambda y, w: w / y),
+    "reciprocal_": (lambda y, w: y.mul_(w).reciprocal_(), lambda y, w: 1 / (y * w)),
     "square_": (lambda y, w: y.mul_(w).square_(), lambda y, w: (y * w) ** 2),
     "clamp_": (lambda y, w: y.mul_(w).clamp_(0.8, 2), lambda y, w: (y * w).clamp(0.8, 2)),
     "masked_fill_": (
@@ -114,7 +115,7 @@ def test_second_derivatives_of_writes(rng):
 
     def f(x, w):
         y = x * 2
-        y.mul_(w).exp_()
+        y.mul_(w).sin_()
         y[0] = w * w
         y[1:].mul_(w)  # through a view
         y += x
@@ -130,7 +131,7 @@ def test_second_derivatives_of_writes(rng):
     ("op", "message"),
     [
         (lambda y: y * y, "backward of mul: operand"),
-        (lambda y: y**3, "backward of pow: operand"),
+        (lambda y: y.tan() * y.atan(), "backward of .*: operand"),
         (lambda y: y.sin(), "backward of sin: operand x"),
         (lambda y: y @ y, "backward of matmul: operand"),
         (lambda y: y.sum() * y, "backward of mul: operand y"),
@@ -224,7 +225,7 @@ def test_a_gradient_that_is_used_and_then_accumulated_into(device):
 )
 def test_leaves_may_be_written_under_no_grad_only(write, name, device):
     w = leaf([1.0, -2.0], device)
-    with pytest.raises(AutogradError, match=f"{name}: a leaf tensor that requires grad .* no_grad"):
+    with pytest.raises(AutogradError, match=f"{name}: a leaf tensor that requires grad .*no_grad"):
         write(w)
     close(w, [1, -2])
     with trident.no_grad():
@@ -362,7 +363,7 @@ def test_read_only_arrays_cannot_be_written():
     a = np.ones(3, np.float32)
     a.setflags(write=False)
     x = trident.from_numpy(a)
-    with pytest.raises(AutogradError, match=r"mul_: .* read-only .* clone\(\)"):
+    with pytest.raises(AutogradError, match=r"mul_: the tensor's memory is read-only; clone\(\) it"):
         x.mul_(2)
     assert (x * 2).tolist() == [2, 2, 2]
 

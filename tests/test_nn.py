@@ -62,7 +62,7 @@ NAMES = [
 ]
 
 
-# ---- bookkeeping ----------------------------------------------------------------------------------
+# ---- bookkeeping --------------------------------------------------------------------------------
 
 
 def test_names_in_order_of_registration():
@@ -118,7 +118,7 @@ def test_bad_registrations_say_what_is_wrong():
         m.register_parameter("v", trident.zeros(1))
     with pytest.raises(KeyError, match="'forward' already exists"):
         m.register_buffer("forward", trident.zeros(1))
-    with pytest.raises(KeyError, match='must not be empty or contain "."'):
+    with pytest.raises(KeyError, match=r'must not be empty or contain "\."'):
         m.add_module("a.b", nn.ReLU())
     with pytest.raises(AttributeError, match="the nearest name it has is 'weight'"):
         m.weigth  # noqa: B018
@@ -152,7 +152,7 @@ def test_shared_parameters_come_once():
     assert list(net.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
-# ---- state ----------------------------------------------------------------------------------------
+# ---- state --------------------------------------------------------------------------------------
 
 
 def test_state_dict_round_trip(rng):
@@ -169,7 +169,7 @@ def test_state_dict_round_trip(rng):
     assert get(state["scale"]).tolist() == [9.0, 9.0]  # the state shares memory
     assert get(b.scale).tolist() == [2.0, 3.0]  # the loaded model does not
     assert a.state_dict(keep_vars=True)["scale"] is a.scale
-    assert list(a.blocks.state_dict(prefix="p."))[0] == "p.0.qkv.weight"
+    assert next(iter(a.blocks.state_dict(prefix="p."))) == "p.0.qkv.weight"
 
 
 def test_load_state_dict_lists_everything_and_writes_nothing():
@@ -229,7 +229,9 @@ def test_copies_are_equal_and_apart(copied):
     for (n, p), (m, q) in zip(net.state_dict().items(), twin.state_dict().items()):
         assert n == m
         np.testing.assert_array_equal(get(p), get(q))
-    assert isinstance(twin[0].weight, nn.Parameter) and twin[0].weight is twin[0]._parameters["weight"]
+    assert (
+        isinstance(twin[0].weight, nn.Parameter) and twin[0].weight is twin[0]._parameters["weight"]
+    )
     with trident.no_grad():
         twin[0].weight.zero_()
     assert np.abs(get(net[0].weight)).sum() > 0
@@ -237,7 +239,7 @@ def test_copies_are_equal_and_apart(copied):
     assert twin[0]._parameters["weight"] is twin[0].weight
 
 
-# ---- modes, devices, dtypes -----------------------------------------------------------------------
+# ---- modes, devices, dtypes ---------------------------------------------------------------------
 
 
 def test_train_eval_apply_freeze():
@@ -283,7 +285,7 @@ def test_zero_grad():
     assert net.weight.grad is None and net.bias.grad is None
 
 
-# ---- hooks ----------------------------------------------------------------------------------------
+# ---- hooks --------------------------------------------------------------------------------------
 
 
 def test_forward_hooks_see_and_replace():
@@ -345,7 +347,7 @@ def test_an_error_names_the_module():
     assert caught.value.__notes__ == ["in Linear(2 -> 2)"]
 
 
-# ---- text -----------------------------------------------------------------------------------------
+# ---- text ---------------------------------------------------------------------------------------
 
 
 def test_repr():
@@ -368,9 +370,7 @@ def test_repr():
     )
     assert repr(nn.Sequential()) == "Sequential()"
     assert repr(nn.ParameterList([trident.zeros(2, 3)])) == (
-        "ParameterList(\n"
-        "  (0): Parameter containing: [trident.float32 of size 2x3]\n"
-        ")"
+        "ParameterList(\n  (0): Parameter containing: [trident.float32 of size 2x3]\n)"
     )
     assert repr(nn.Parameter(trident.tensor([1.0]))) == (
         "Parameter containing:\ntensor([1.], requires_grad=True)"
@@ -397,7 +397,7 @@ def test_missing_names_name_the_nearest():
             getattr(module, name)
 
 
-# ---- containers -----------------------------------------------------------------------------------
+# ---- containers ---------------------------------------------------------------------------------
 
 
 def test_sequential():

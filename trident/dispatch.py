@@ -22,6 +22,7 @@ from .tape.node import (
     find_rule,
     rule_edges,
 )
+from .tape.storage import keep_before, overlaps, rebase, settle
 from .backends import numpy as cpu
 from .backends import of as backend_of
 from .errors import AutogradError, DeviceError, TridentError
@@ -58,6 +59,8 @@ def _elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
                 _quiet_reset(token)
             out = _new(Tensor)
             out._data = data if data.__class__ is _ndarray else np.asarray(data)
+            if x._base is not None:
+                _late(x)
             if x._requires_grad and op.vjp is not None and _enabled.get():
                 node = _record(op, args, (a,), attrs, (x._node or x,), out)
                 if not attrs:
@@ -100,6 +103,10 @@ def binary(op: Elementwise, x: Any, y: Any, attrs: dict[str, Any]) -> Any:
         _quiet_reset(token)
     out = _new(Tensor)
     out._data = data if data.__class__ is _ndarray else np.asarray(data)
+    if a is not x and x._base is not None:
+        _late(x)
+    if b is not y and y._base is not None:
+        _late(y)
     p = (x._node or x) if a is not x and x._requires_grad else None
     q = (y._node or y) if b is not y and y._requires_grad else None
     if (p is not None or q is not None) and op.vjp is not None and _enabled.get():
@@ -145,6 +152,7 @@ def _general(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
     backend = cpu if device_array is None else backend_of(device_array)
     out = _wrap(backend.elementwise(op, tuple(arrays), attrs))
     if op.vjp is not None and _enabled.get():
+        _check_history(op, args)
         edges = rule_edges(args)
         if edges.count(None) != len(edges):
             _record(op, args, tuple(arrays), attrs, edges, out)
@@ -190,16 +198,18 @@ def _same_device(op: Op, arrays: list) -> list:
 
 
 def _check_history(op: Op, args: tuple) -> None:
-    """Raise if an operand was written through another tensor on its memory, so that its recorded
-    history no longer says what its values are."""
+    """Bring operands that were written through another tensor on their memory up to date."""
     for a in args:
         v = getattr(a, "_version", None)
-        if v is not None and v.n != a._seen and (a._node is not None or v.taped):
-            raise AutogradError(
-                f"{op.name}: an operand of shape {tuple(a._data.shape)} was overwritten through "
-                f"another tensor on the same memory (by {v.writer}), so its recorded history is "
-                "stale. Write through this tensor itself (x[...] = value), or clone() before writing"
-            )
+        if v is not None and v.taped > a._seen and _enabled.get():
+            settle(op.name, a)
+
+
+def _late(x: Tensor) -> None:
+    """A view may owe a history to a write through its base that it has not seen yet."""
+    v = x._version
+    if v is not None and v.taped > x._seen and _enabled.get():
+        settle("operand", x)
 
 
 def _finish(op: Op, args: tuple, attrs: dict[str, Any], data: Any) -> Any:
@@ -210,9 +220,11 @@ def _finish(op: Op, args: tuple, attrs: dict[str, Any], data: Any) -> Any:
     out._data = data
     if op.vjp is not None:
         for a in args:
-            if isinstance(a, Tensor) and a._requires_grad:
+            if isinstance(a, Tensor) and (a._requires_grad or a._base is not None):
                 if _enabled.get():
                     _check_history(op, args)
+                    if not a._requires_grad:
+                        continue
                     node = RuleNode(op, args, attrs, rule_edges(args), data)
                     _save_outputs(op, node, data, (out,))
                     out._node = node
@@ -224,9 +236,9 @@ def _finish(op: Op, args: tuple, attrs: dict[str, Any], data: Any) -> Any:
 def _finish_several(op: Op, args: tuple, attrs: dict[str, Any], data: tuple) -> tuple:
     """As ``_finish``, for an op with several outputs: each floating one gets a slot."""
     outs = tuple(_wrap(d) for d in data)
+    _check_history(op, args)
     edges = rule_edges(args)
     if op.vjp is not None and edges.count(None) != len(edges) and _enabled.get():
-        _check_history(op, args)
         node = RuleNode(op, args, attrs, edges, data)
         node.n_outputs = len(outs)
         _save_outputs(op, node, data, outs)
@@ -303,11 +315,10 @@ def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
     if op.check is not None:
         op.check(*args, **attrs)
     on_device = any(isinstance(a, Tensor) and a._data.__class__ is DeviceArray for a in args)
+    _check_history(op, args)
     tracked = _enabled.get() and any(isinstance(a, Tensor) and a._requires_grad for a in args)
     if not on_device or op.forward is None or (tracked and op.backward is None):
         return op.body(*args, **attrs)
-    if tracked:
-        _check_history(op, args)
     arrays = tuple(_same_device(op, [_operand(op, a) for a in args]))
     spec = fused_spec(op, arrays, attrs)
     backend: Any = backend_of(next(a for a in arrays if a.__class__ is DeviceArray))
@@ -357,7 +368,9 @@ def _inplace(op: Any, args: tuple, attrs: dict[str, Any]) -> None:
     for a in args:
         if isinstance(a, list):
             for t in a:
-                if isinstance(t, Tensor) and t._version is not None:
+                if isinstance(t, Tensor):
+                    if t._version is None:
+                        t._version = Version()
                     t._version.bump(op.name)
                     t._seen = t._version.n
 
@@ -416,8 +429,13 @@ def update(name: str, target: Tensor, op_function: Any, args: tuple, kwargs: dic
         target._version = Version()
         target._seen = 0
     before = shallow(target)
+    since = Node().seq
     result = op_function(before, *args, **kwargs)
-    return write(name, target, result, before)
+    write_fits(name, target, result)
+    if result._node is not None:
+        keep_before(before, result._node, since)
+    backend_of(target._data).assign(target._data, result._data)
+    return rebind(name, target, result)
 
 
 _UFUNCS = {"add_": np.add, "sub_": np.subtract, "mul_": np.multiply, "div_": np.true_divide}
@@ -457,9 +475,14 @@ def shallow(t: Tensor) -> Tensor:
 
 
 def check_writable(name: str, target: Tensor, sources: tuple) -> None:
-    """Raise where an in-place op could not be recorded truthfully."""
+    """Raise where ``target`` cannot be written, or the write could not be recorded truthfully."""
+    data = target._data
+    if data.__class__ is _ndarray and not data.flags.writeable or overlaps(data):
+        what = "elements share memory (it is expanded)" if overlaps(data) else "memory is read-only"
+        raise AutogradError(f"{name}: the tensor's {what}; clone() it before writing")
     if not _enabled.get():
         return
+    settle(name, target)
     if target._requires_grad and target._node is None:
         raise AutogradError(
             f"{name}: a leaf tensor that requires grad is overwritten in place; do it under "
@@ -473,10 +496,16 @@ def check_writable(name: str, target: Tensor, sources: tuple) -> None:
                 f"{name}: a view of a leaf tensor that requires grad is overwritten in place; do it "
                 "under trident.no_grad(), or clone() the leaf first"
             )
+    if base is not None and base._requires_grad and not target._requires_grad:
+        what = "a leaf" if base._node is None else "a tensor"
+        raise AutogradError(
+            f"{name}: a view of {what} that requires grad, made under no_grad(), is overwritten where "
+            "recording is on; write under no_grad() too, or make the view outside of it"
+        )
 
 
-def write(name: str, target: Tensor, result: Tensor, before: Tensor) -> Tensor:
-    """Put ``result`` (computed from ``before``, a shallow copy of ``target``) into ``target``."""
+def write_fits(name: str, target: Tensor, result: Tensor) -> None:
+    """Raise where ``result`` has not the shape of ``target``, or a dtype of a higher kind."""
     data = result._data
     if tuple(data.shape) != tuple(target._data.shape):
         from .errors import wrong
@@ -492,8 +521,6 @@ def write(name: str, target: Tensor, result: Tensor, before: Tensor) -> Tensor:
             name, f"a {result.dtype.name} result cannot be written into a {target.dtype.name} tensor",
             error=DTypeError, hint="use the out-of-place form, or convert with .to(dtype)",
         )
-    backend_of(target._data).assign(target._data, data)
-    return rebind(name, target, result)
 
 
 def _rank(d: dtypes.dtype) -> int:
@@ -520,9 +547,9 @@ def rebind(name: str, target: Tensor, result: Tensor) -> Tensor:
             node = result._node
         target._node = node
         target._requires_grad = result._requires_grad
-        version.taped = True
+        version.record()
         if target._base is not None:
-            version.taped = True
+            rebase(target, shallow)
     return target
 
 
@@ -534,4 +561,4 @@ def recording(on: bool) -> Any:
 install_methods()
 install_operators()
 
-__all__ = ["apply", "check_writable", "is_grad_enabled", "rebind", "recording", "shallow", "update", "write"]
+__all__ = ["apply", "check_writable", "is_grad_enabled", "rebind", "recording", "shallow", "update"]

@@ -16,6 +16,7 @@ from . import backends, dispatch, dtypes, shapes
 from .errors import DTypeError, IndexBoundsError, wrong
 from .ops.registry import ops
 from .ops.view import check_index
+from .tape import storage
 from .tape.node import Version
 from .tensor import Tensor, legacy_index, tensor_of
 
@@ -45,6 +46,7 @@ def put(x: Tensor, index: Any, value: Any) -> None:
         x._requires_grad or (isinstance(value, Tensor) and value._requires_grad)
     )
     if not recorded and _is_plain_mask(x, index, value):
+        dispatch.check_writable("setitem", x, (value,))
         mask = _expand_mask(index, x.ndim)
         data = ops.where(mask, value, x.detach()).to(x.dtype)._data
         backends.of(x._data).assign(x._data, data)
@@ -52,6 +54,9 @@ def put(x: Tensor, index: Any, value: Any) -> None:
         return
     basic, advanced = parse(x, index)
     dispatch.check_writable("setitem", x, (value,))
+    if not advanced and isinstance(value, Tensor) and value._base is (x._base or x):
+        if storage.same_window(value._data, ops.slice_view(x.detach(), index=basic)._data):
+            return  # the end of x[i] += y: the view has been written, and x knows
     if x._version is None:
         x._version = Version()
         x._seen = 0
@@ -67,7 +72,9 @@ def put(x: Tensor, index: Any, value: Any) -> None:
             value = ops.permute(done, dims=tuple(np.argsort(order).tolist()))
         target = ops.slice_view(before.detach(), index=basic)._data
         v = _value(value, x, tuple(target.shape))
-        result = ops.slice_put(before, v, index=basic) if recorded else tensor_of(x._data)
+        result = tensor_of(x._data)
+        if recorded:
+            result = storage.recorded(ops.slice_put.op, (before, v), {"index": basic}, x._data)
         backends.of(target).assign(target, v._data)
     dispatch.rebind("setitem", x, result)
 

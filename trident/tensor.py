@@ -140,9 +140,10 @@ class Tensor(operators.Operators):
             raise TypeError(f"data: expected a Tensor; got {type(value).__name__}")
         if source is self._data:  # p.data -= x wrote in place already
             return
-        self._data = source
-        self._version = value._version
-        self._seen = node.version_of(value)
+        self._share(value)
+        assert self._version is not None
+        self._version.bump(".data =")  # graphs that saved this tensor must not use the new values
+        self._seen = value._seen = self._version.n
 
     @property
     def T(self) -> Tensor:

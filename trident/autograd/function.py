@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import AutogradError, ShapeError
 from ..tensor import Tensor
 from ..tape.grad_mode import _enabled, no_grad
+from ..tape.storage import settle
 from ..tape.node import Node, Slot, broadcastable, rule_edges, unwrap, version_of, wrap
 
 
@@ -169,6 +170,9 @@ class Function:
     def apply(cls, *args: Any) -> Any:
         """Run forward and record this Function as one node."""
         ctx = FunctionCtx()
+        for a in args:
+            if isinstance(a, Tensor) and _enabled.get():
+                settle(cls.__name__, a)
         tracked = _enabled.get() and any(isinstance(a, Tensor) and a._requires_grad for a in args)
         ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a._requires_grad for a in args)
         node = FunctionNode(cls, ctx, args) if tracked else None

@@ -268,7 +268,7 @@ def assign(target: DeviceArray, value: Any) -> None:
     if target.size == 0:
         return
     if isinstance(value, np.ndarray):
-        value = target.device.from_host(np.ascontiguousarray(value))
+        value = target.device.from_host(np.array(value, order="C"))
     if isinstance(value, DeviceArray):
         layout.copy(target, value.broadcast_to(target.shape))
         return

@@ -136,7 +136,7 @@ def forward_kernel(
 def finish_kernel(
     partial_loss_ptr,
     partial_weight_ptr,
-    out_ptr,  # the loss
+    out_ptr,  # the loss, or None
     total_ptr,  # the sum of the weights of the rows' classes
     n,
     DIVIDE: tl.constexpr,
@@ -154,7 +154,8 @@ def finish_kernel(
     tl.store(total_ptr, total)
     if DIVIDE:
         loss = loss / total
-    tl.store(out_ptr, loss.to(out_ptr.dtype.element_ty))
+    if out_ptr is not None:
+        tl.store(out_ptr, loss.to(out_ptr.dtype.element_ty))
 
 
 @jit
@@ -251,7 +252,7 @@ def _beside(x: DeviceArray, rows: DeviceArray, axis: int) -> DeviceArray:
 def forward(
     out: DeviceArray,
     lse: DeviceArray | None,
-    total: DeviceArray,
+    total: DeviceArray | None,
     x: DeviceArray,
     target: DeviceArray,
     weight: DeviceArray | None,
@@ -260,11 +261,12 @@ def forward(
     reduction: str,
     label_smoothing: float = 0.0,
 ) -> None:
-    """The loss of logits ``x`` (N, C, ...), or of log-probabilities where ``lse`` is None."""
+    """The loss of logits ``x`` (N, C, ...), or of log-probabilities where ``lse`` is None.
+
+    ``total`` gets the sum of the rows' weights; with reduction 'none' it may be None.
+    """
     axis = class_axis(x.ndim)
     each = reduction == "none"
-    if x.size == 0 and (each or out.size == 0):
-        return
     plan, (x, target) = layout((axis,), x, _beside(x, target, axis))
     acc = accumulator(x.dtype)
     if lse is None:
@@ -273,7 +275,7 @@ def forward(
         rows, cols, fits = row_tile(plan, acc, x.device.interpreted, 16384)
     programs = cdiv(plan.n_rows, rows)
     partial_loss = partial_weight = None
-    if not each:
+    if total is not None:
         partial_loss = x.device.empty((programs,), acc)
         partial_weight = x.device.empty((programs,), acc)
     launch(
@@ -309,7 +311,7 @@ def forward(
             (1,),
             partial_loss,
             partial_weight,
-            out,
+            None if each else out,
             total,
             programs,
             DIVIDE=reduction == "mean",

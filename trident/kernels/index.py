@@ -75,8 +75,7 @@ def check_kernel(
 
 
 def check_indices(op: str, index: DeviceArray, size: int, axis: int | None) -> None:
-    """Raise IndexBoundsError unless all of ``index`` lies in [-size, size). Waits for the device.
-    """
+    """Raise IndexBoundsError unless ``index`` lies in [-size, size). Waits for the device."""
     n = index.size
     if n == 0:
         return
@@ -210,9 +209,7 @@ def combine_kernel(
 
 
 def ravel_index(out: DeviceArray, *indices: DeviceArray, sizes: Shape) -> None:
-    """``out = (i0 * sizes[1] + i1) * sizes[2] + ...``, of checked and wrapped indices that
-    broadcast.
-    """
+    """``out = (i0 * sizes[1] + i1) * sizes[2] + ...`` of indices that broadcast, checked here."""
     for axis, (index, size) in enumerate(zip(indices, sizes)):
         check_indices("getitem", index, size, axis)
     _combine(out, indices, sizes, shapes.contiguous_strides(sizes))
@@ -505,8 +502,7 @@ def scatter(
     out: DeviceArray, x: DeviceArray | None, index: DeviceArray, source: DeviceArray, *, dim: int,
     add: bool, op: str,
 ) -> None:  # fmt: skip
-    """``out = x`` (or zeros), ``source`` written or added at ``index`` along ``dim``; the last one
-    wins.
+    """``out = x`` (or zeros) with ``source`` written (the last wins) or added at ``index``.
 
     ``index`` is at most as large as out in the other axes, ``source`` at least as large as index.
     """
@@ -529,8 +525,7 @@ def _targets(out: DeviceArray, index: DeviceArray, dim: int, size: int) -> tuple
 
 
 def scatter_winners(out: DeviceArray, index: DeviceArray, *, dim: int, shape: Shape) -> None:
-    """Which elements of ``index`` are the last to name their destination in an array of ``shape``.
-    """
+    """Which elements of ``index`` are the last to name their place in an array of ``shape``."""
     if index.size == 0:
         return
     target = index.as_strided(shape, shapes.contiguous_strides(shape))
@@ -550,8 +545,7 @@ def index_write(
     out: DeviceArray, x: DeviceArray | None, index: DeviceArray, source: DeviceArray, *, dim: int,
     add: bool, op: str,
 ) -> None:  # fmt: skip
-    """``out = x`` (or zeros) with the slices of ``source`` written or added at ``index`` along
-    ``dim``.
+    """``out = x`` (or zeros) with slices of ``source`` written or added at ``index`` along ``dim``.
 
     x (outer, size, inner) and out alike, index (m,), source (outer, m, inner), each with any number
     of axes before and behind ``dim``.
@@ -633,10 +627,11 @@ def nonzero(out: DeviceArray, x: DeviceArray) -> None:
     flat = x.device.empty(out.shape[:1], dtypes.int64)
     launch(nonzero_kernel, starts.shape, x, starts, flat, x.size, BLOCK=block, num_warps=4)
     for axis, (size, step) in enumerate(zip(x.shape, shapes.contiguous_strides(x.shape))):
+        column = out.as_strided(out.shape, out.strides, axis)
         launch(
-            coordinates_kernel, (cdiv(flat.size, block),), flat, out.as_strided(out.shape,
-            out.strides, axis), flat.size, step, size, x.ndim, BLOCK=block, num_warps=4, )  # fmt:
-            skip
+            coordinates_kernel, (cdiv(flat.size, block),), flat, column, flat.size, step, size,
+            x.ndim, BLOCK=block, num_warps=4,
+        )  # fmt: skip
 
 
 @jit

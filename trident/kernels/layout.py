@@ -170,9 +170,7 @@ def block_size(n: int, device: Device, wanted: int = 1024) -> int:
 
 
 def collapse(shape: Shape, *strides: Shape) -> tuple[Shape, list[Shape]]:
-    """Drop axes of size 1 and merge neighbours that every layout walks as one; at least one
-    remains.
-    """
+    """Drop axes of size 1, merge neighbours that every layout walks as one; leave at least one."""
     merged: list[tuple[int, ...]] = []
     for size, *steps in zip(shape, *strides):
         if size == 1:
@@ -297,7 +295,7 @@ _BITS = {
 
 
 def fill(out: DeviceArray, value: bool | int | float) -> None:
-    """``out[...] = value``, exactly: the kernel writes the bits of the value, whatever its dtype."""
+    """``out[...] = value``, exactly: the kernel writes the bits of the value in out's dtype."""
     if out.size == 0:
         return
     as_int, code = _BITS[out.dtype.itemsize]
@@ -403,9 +401,7 @@ def triangle_kernel(
 
 
 def triangle(out: DeviceArray, x: DeviceArray, *, diagonal: int, upper: bool) -> None:
-    """The part of the matrices ``x`` (..., R, C) on and above (or below) a diagonal, zero
-    elsewhere.
-    """
+    """Matrices ``x`` (..., R, C) with zeros below a diagonal (``upper``) or above it."""
     if out.size == 0:
         return
     sizes, (steps, _) = collapse(x.shape, x.strides, out.strides)

@@ -286,7 +286,7 @@ def adam(
     exp_avg_sqs: list[DeviceArray], max_exp_avg_sqs: list[DeviceArray], *, step: int, lr: float,
     beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, maximize: bool,
 ) -> None:  # fmt: skip
-    """Step number ``step`` (from 1) of Adam or AdamW; ``max_exp_avg_sqs`` is empty without amsgrad."""
+    """Step ``step`` (from 1) of Adam or AdamW; ``max_exp_avg_sqs`` is empty without amsgrad."""
     arrays = [params, grads, exp_avgs, exp_avg_sqs]
     if max_exp_avg_sqs:
         arrays.append(max_exp_avg_sqs)

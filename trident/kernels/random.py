@@ -60,9 +60,7 @@ def double(lo, hi):
 
 @jit
 def philox(c0, c1, c2, k0, k1):
-    """Four vectors of uint32: Philox 4x32-10 of the counters (c0, c1, c2, 0) under the key (k0,
-    k1).
-    """
+    """Four vectors of words: Philox 4x32-10 of counters (c0, c1, c2, 0) under the key (k0, k1)."""
     a = tl.full(c0.shape, 0xD2511F53, tl.uint32)
     b = tl.full(c0.shape, 0xCD9E8D57, tl.uint32)
     k0 = k0 + tl.zeros_like(c0)
@@ -167,7 +165,7 @@ def float_kernel(
 def floats(
     out: DeviceArray, *, kind: str, seed: int, offset: int, shift: float = 0.0, scale: float = 1.0
 ) -> None:
-    """``shift + scale * draw`` into the contiguous ``out``; kind: uniform, normal or exponential."""
+    """``shift + scale * draw`` into contiguous ``out``; kind: uniform, normal or exponential."""
     size = block_size(out.size, out.device)
     bits = {"float16": 11, "bfloat16": 8}.get(out.dtype.name, 24)
     launch(

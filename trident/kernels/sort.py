@@ -25,9 +25,7 @@ LAST = 2**63 - 1  # above every key
 
 @jit
 def order_bits(x):
-    """Integers (int32, or int64 for 64-bit values) that compare as the values do; NaN is the
-    largest.
-    """
+    """Integers (int32, or int64 for 64-bit values) that compare as the values do; NaN on top."""
     if x.dtype == tl.float64:
         bits = (x + 0.0).to(tl.int64, bitcast=True)  # -0.0 + 0.0 is 0.0: the zeros are equal
         bits = tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)
@@ -199,7 +197,7 @@ def _tiles(keys: DeviceArray, keep: int) -> tuple[DeviceArray, int]:
 
 
 def sort_keys(keys: DeviceArray, keep: int | None = None) -> DeviceArray:
-    """Unique int64 keys (rows, n), each row sorted; only the first ``keep`` columns count if given."""
+    """Unique int64 keys (rows, n), each row sorted; at least the first ``keep`` are, if given."""
     n = keys.shape[1]
     if keep is not None:
         while 0 < keep * 2 <= min(n, TILE):
@@ -223,9 +221,7 @@ def sort_keys(keys: DeviceArray, keep: int | None = None) -> DeviceArray:
 def _order(
     x: DeviceArray, descending: bool, keep: int | None
 ) -> tuple[DeviceArray, DeviceArray | None]:
-    """The sorted keys of contiguous ``x`` (rows, n), and those of the first round if there were
-    two.
-    """
+    """The sorted keys of contiguous ``x`` (rows, n), and those of a first round, if it took two."""
     keys = x.device.empty(x.shape, dtypes.int64)
     block = block_size(x.size, x.device)
     before = None
@@ -293,9 +289,7 @@ def sort(
 
 
 def positions(out: DeviceArray, keys: DeviceArray) -> None:
-    """``out`` (n,): the low 32 bits of ``keys`` (n,) in the order of the keys; a random
-    permutation.
-    """
+    """``out`` (n,): the low 32 bits of ``keys`` (n,), in the order of the keys."""
     ordered = sort_keys(keys.reshape((1, keys.size)))
     block = block_size(out.size, out.device)
     launch(

@@ -260,6 +260,22 @@ class ModuleDict(Module):
             self[key] = module
 
 
+class DataParallel(Module):
+    """Holds ``module`` and calls it: a process has one device, so there is nothing to spread over.
+
+    State keys begin with ``module.``, as in checkpoints of models that were wrapped so.
+    """
+
+    def __init__(
+        self, module: Module, device_ids: Any = None, output_device: Any = None, dim: int = 0
+    ) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return self.module(*inputs, **kwargs)
+
+
 def _as_parameter(value: Any) -> Any:
     """A plain Tensor becomes a Parameter; anything else is kept."""
     if isinstance(value, Tensor) and not isinstance(value, Parameter):

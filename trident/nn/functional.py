@@ -26,7 +26,7 @@ _OPS = (
     "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
     "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "kl_div", "poisson_nll_loss",
     "gaussian_nll_loss", "cosine_embedding_loss", "triplet_margin_loss", "margin_ranking_loss",
-    "hinge_embedding_loss",
+    "hinge_embedding_loss", "gumbel_softmax",
 )  # fmt: skip
 for _name in _OPS:
     globals()[_name] = getattr(ops, _name)
@@ -142,23 +142,6 @@ def log_softmax(
     return ops.log_softmax(input, dim=dim, dtype=dtype)
 
 
-def gumbel_softmax(
-    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
-) -> Tensor:
-    """A softmax of ``(logits + Gumbel noise) / tau``; ``hard`` gives one-hot values, soft
-    gradients.
-
-    Source: Jang, Gu, Poole 2017, arXiv:1611.01144.
-    """
-    uniform = trident.rand_like(logits).clamp(min=1e-20)
-    soft = ops.softmax((logits - (-uniform.log()).clamp(min=1e-20).log()) / tau, dim=dim)
-    if not hard:
-        return soft
-    at = soft.detach().argmax(dim, True)
-    one = trident.zeros_like(logits).scatter(dim, at, 1.0)
-    return one - soft.detach() + soft
-
-
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -177,76 +160,37 @@ def soft_margin_loss(
 # ---- dropout ------------------------------------------------------------------------------------
 
 
-def _probability(op: str, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"{op}: p must lie in [0, 1]; got {p}")
-
-
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability ``p`` in training and scale the rest by 1 / (1 - p)."""
-    _probability("dropout", p)
-    if not training or p == 0:
-        return input
-    return _finish(ops.dropout, input, inplace, p=p)
-
-
-def _channel_dropout(
-    op: str, n_axes: int, input: Tensor, p: float, training: bool, inplace: bool
-) -> Tensor:
-    _probability(op, p)
-    if input.ndim not in (n_axes + 1, n_axes + 2):
-        raise wrong(
-            op,
-            f"input must have {n_axes + 2} axes (N, C, ...) or {n_axes + 1}",
-            got=tuple(input.shape),
-        )
-    if not training or p == 0:
-        return input
-    ones = trident.ones(
-        *input.shape[: input.ndim - n_axes], *(1,) * n_axes, dtype=input.dtype, device=input.device
-    )
-    mask = ops.dropout(ones, p=p)
-    return input.mul_(mask) if inplace else input * mask
+    return _finish(ops.dropout, input, inplace and training, p=p, training=training)
 
 
 def dropout1d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
     """Zero whole channels of x (N, C, L) or (C, L)."""
-    return _channel_dropout("dropout1d", 1, input, p, training, inplace)
+    return _finish(ops.dropout1d, input, inplace and training, p=p, training=training)
 
 
 def dropout2d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
     """Zero whole channels of x (N, C, H, W) or (C, H, W)."""
-    return _channel_dropout("dropout2d", 2, input, p, training, inplace)
+    return _finish(ops.dropout2d, input, inplace and training, p=p, training=training)
 
 
 def dropout3d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
     """Zero whole channels of x (N, C, D, H, W) or (C, D, H, W)."""
-    return _channel_dropout("dropout3d", 3, input, p, training, inplace)
+    return _finish(ops.dropout3d, input, inplace and training, p=p, training=training)
 
 
 def alpha_dropout(
     input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Tensor:
-    """Dropout to SELU's negative limit, scaled so that mean 0 and variance 1 stay.
-
-    Source: Klambauer et al. 2017, arXiv:1706.02515.
-    """
-    _probability("alpha_dropout", p)
-    if not training or p == 0:
-        return input
-    if p == 1:
-        return _finish(lambda x: x * 0.0, input, inplace)
-    limit = -1.0507009873554805 * 1.6732632423543772
-    scale = 1.0 / math.sqrt((1 - p) * (1 + p * limit**2))
-    keep = (trident.rand_like(input) >= p).to(input.dtype)
-    shift = (1 - keep) * (limit * scale) - scale * limit * p
-    return _finish(lambda x: x * (keep * scale) + shift, input, inplace)
+    """Dropout to SELU's negative limit, scaled so that mean 0 and variance 1 stay."""
+    return _finish(ops.alpha_dropout, input, inplace and training, p=p, training=training)
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -263,18 +207,17 @@ def embedding(
 ) -> Tensor:
     """Rows of ``weight`` (num, dim) at integer indices (...) -> (..., dim).
 
-    The row ``padding_idx`` gets no gradient; rows longer than ``max_norm`` are scaled down in
-    place. ``sparse`` is accepted: gradients are dense.
+    The row ``padding_idx`` gets no gradient; rows longer than ``max_norm`` are scaled down in the
+    table. ``scale_grad_by_freq`` divides gradients by how often a row occurs. ``sparse`` is
+    accepted: gradients are dense.
     """
-    if scale_grad_by_freq:
-        raise ValueError("embedding: scale_grad_by_freq=True is not available; scale the loss")
     if max_norm is not None:
         with trident.no_grad():
             rows = input.reshape(-1).unique()
             chosen = weight.detach()[rows]
             norms = ops.vector_norm(chosen, norm_type, 1, True)
             weight[rows] = ops.where(norms > max_norm, chosen * (max_norm / (norms + 1e-7)), chosen)
-    return ops.embedding(input, weight, padding_idx=padding_idx)
+    return ops.embedding(input, weight, padding_idx, scale_grad_by_freq=scale_grad_by_freq)
 
 
 # ---- pixels -------------------------------------------------------------------------------------

@@ -103,6 +103,12 @@ class ReflectionPad2d(_Pad):
     n_axes, mode = 2, "reflect"
 
 
+class ReflectionPad3d(_Pad):
+    """Mirror the last three axes at their ends, the ends themselves not repeated."""
+
+    n_axes, mode = 3, "reflect"
+
+
 class ReplicationPad1d(_Pad):
     """Repeat the ends of the last axis."""
 
@@ -115,6 +121,12 @@ class ReplicationPad2d(_Pad):
     n_axes, mode = 2, "replicate"
 
 
+class ReplicationPad3d(_Pad):
+    """Repeat the faces of the last three axes."""
+
+    n_axes, mode = 3, "replicate"
+
+
 class CircularPad1d(_Pad):
     """Continue the last axis periodically."""
 
@@ -125,6 +137,12 @@ class CircularPad2d(_Pad):
     """Continue the last two axes periodically."""
 
     n_axes, mode = 2, "circular"
+
+
+class CircularPad3d(_Pad):
+    """Continue the last three axes periodically."""
+
+    n_axes, mode = 3, "circular"
 
 
 class PixelShuffle(Module):

@@ -47,13 +47,12 @@ class Embedding(Module):
                     f"[{-num_embeddings}, {num_embeddings - 1}]; got {padding_idx}"
                 )
             padding_idx %= num_embeddings
-        if scale_grad_by_freq:
-            raise ValueError("Embedding: scale_grad_by_freq=True is not available; scale the loss")
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
         self.max_norm = max_norm
         self.norm_type = norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
         if _weight is None:
             weight = trident.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
             self.weight = Parameter(weight, requires_grad=not _freeze)
@@ -74,7 +73,14 @@ class Embedding(Module):
                 self.weight[self.padding_idx] = 0.0
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(input, self.weight, self.padding_idx, self.max_norm, self.norm_type)
+        return F.embedding(
+            input,
+            self.weight,
+            self.padding_idx,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+        )
 
     def extra_repr(self) -> str:
         text = f"{self.num_embeddings}, {self.embedding_dim}"
@@ -84,6 +90,8 @@ class Embedding(Module):
             text += f", max_norm={self.max_norm}"
         if self.norm_type != 2:
             text += f", norm_type={self.norm_type}"
+        if self.scale_grad_by_freq:
+            text += f", scale_grad_by_freq={self.scale_grad_by_freq}"
         return text
 
     @classmethod
@@ -94,6 +102,8 @@ class Embedding(Module):
         padding_idx: int | None = None,
         max_norm: float | None = None,
         norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
     ) -> Embedding:
         """A table of given rows (num, dim), by default not trained."""
         if embeddings.ndim != 2:
@@ -101,4 +111,7 @@ class Embedding(Module):
                 f"Embedding: embeddings must have 2 axes; got shape {tuple(embeddings.shape)}"
             )
         rows, cols = embeddings.shape
-        return cls(rows, cols, padding_idx, max_norm, norm_type, _weight=embeddings, _freeze=freeze)
+        return cls(
+            rows, cols, padding_idx, max_norm, norm_type, scale_grad_by_freq,
+            _weight=embeddings, _freeze=freeze,
+        )  # fmt: skip

@@ -55,8 +55,7 @@ def _wrapped(op: str, index: np.ndarray, size: int, axis: int | None) -> np.ndar
 
 @primitive(method=False)
 class take_slices:
-    """The slices of x along ``dim`` at ``index``, whose axes take that axis's place (numpy's take).
-    """
+    """The slices of x along ``dim`` at ``index``, whose axes take that axis's place."""
 
     def infer(x, index, *, dim=0, op="index_select"):
         _check_int(op, index)
@@ -145,8 +144,7 @@ class sum_slices:
 
 
 def _first_axis(dim: int, ndim: int, count: int) -> int:
-    """Where ``count`` neighbouring axes begin that stand in the place of one; ``dim`` names that.
-    """
+    """Where ``count`` neighbouring axes begin that stand in the place of axis ``dim``."""
     return dim if dim >= 0 else dim + ndim - count + 1
 
 
@@ -235,13 +233,14 @@ def _check_along(op: str, x: Any, index: Any, dim: int) -> int:
     if not fits:
         raise wrong(
             op,
-            f"index must have {x.ndim} axes, none longer than those of x {tuple(x.shape)} but for
-            axis {d}", got=tuple(index.shape), ) return d
+            f"index must have {x.ndim} axes, none (but axis {d}) longer than in x {tuple(x.shape)}",
+            got=tuple(index.shape),
+        )
+    return d
 
 
 def _grid(index: np.ndarray, d: int) -> tuple:
-    """The index tuple that reads or writes ``index`` along axis ``d`` and each other axis in step.
-    """
+    """The index tuple that reads ``index`` along axis ``d`` and each other axis in step."""
     grid: list = [
         np.arange(n).reshape((-1,) + (1,) * (index.ndim - a - 1)) for a, n in enumerate(index.shape)
     ]
@@ -409,9 +408,7 @@ class winners:
 
 @primitive(method=False, differentiable=False)
 class ravel_index:
-    """The row-major index (int64) of the checked indices, broadcast together, into axes of
-    ``sizes``.
-    """
+    """The row-major position (int64) that indices into axes of ``sizes`` name; they broadcast."""
 
     def infer(*indices, sizes):
         for index in indices:
@@ -705,9 +702,7 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
 
 @primitive(method=False, differentiable=False)
 class nonzero_places:
-    """The coordinates (count, ndim) of the elements that are not zero, of which there are
-    ``count``.
-    """
+    """The coordinates (count, ndim) of the ``count`` elements that are not zero."""
 
     def infer(x, *, count):
         return Spec((count, x.ndim), dtypes.int64)

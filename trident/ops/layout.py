@@ -155,9 +155,7 @@ def atleast_3d(x: Any) -> Any:
 
 @primitive(method=False)
 class constant_pad:
-    """x with ``value`` around it: ``widths`` holds (before, after) for each axis; negative ones
-    crop.
-    """
+    """x with ``value`` around it; ``widths``: (before, after) for each axis, negative ones crop."""
 
     def infer(x, *, widths, value=0.0):
         shape = tuple(n + b + a for n, (b, a) in zip(x.shape, widths))
@@ -321,7 +319,7 @@ def roll(x: Any, shifts: int | Sequence[int], dims: int | Sequence[int] | None =
 
 @composite
 def rot90(x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
-    """x turned ``k`` quarter turns in the plane of the two ``dims``, from the first to the second."""
+    """x turned ``k`` quarter turns in the plane of ``dims``, from the first to the second."""
     a, b = (shapes.axis("rot90", d, x.ndim) for d in dims)
     if a == b:
         raise wrong("rot90", "dims must name two axes", got=tuple(dims))

@@ -225,7 +225,7 @@ def _forward(
 ) -> None:
     _check_on_device(target, x, ignore_index)
     kernels.forward(
-        out, lse, total, x, target, weight,
+        out, lse, None if reduction == "none" else total, x, target, weight,
         ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
     )  # fmt: skip
 

@@ -365,7 +365,8 @@ def pairwise_distance(
 ) -> Any:
     """The p-norm of x1 - x2 + eps along the last axis.
 
-    >>> trident.pairwise_distance(trident.tensor([[3., 4.]]), trident.tensor([[0., 0.]]))
+    >>> x, y = trident.tensor([[3., 4.]]), trident.tensor([[0., 0.]])
+    >>> trident.pairwise_distance(x, y, eps=0.0)
     tensor([5.])
     """
     return ops.vector_norm(x1 - x2 + eps, p, -1, keepdim)
@@ -418,7 +419,7 @@ def triplet_margin_loss(
     nearer to the positive than to the anchor. Inputs (N, D) or (D,).
 
     >>> a, b = trident.tensor([[0., 0.]]), trident.tensor([[3., 4.]])
-    >>> trident.triplet_margin_loss(a, b, a, margin=1.0)
+    >>> trident.triplet_margin_loss(a, b, a, margin=1.0, eps=0.0)
     tensor(6.)
     """
     reduction = reduction_of("triplet_margin_loss", reduction, size_average, reduce)

@@ -31,7 +31,7 @@ def _scratch(dtype: np.dtype, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _each(update: Callable, rows: Sequence[list[np.ndarray]], *numbers: Any) -> None:
-    """``update(param, grad, *state, scratch, scratch, *numbers)`` for each tensor, block by block."""
+    """``update(param, grad, *state, scratch, scratch, *numbers)`` on each tensor, by blocks."""
     for arrays in zip(*rows):
         p = arrays[0]
         n = p.size

@@ -1,6 +1,4 @@
-"""Sorting and what follows from it: sort, topk, unique, searchsorted. NaN counts as the largest
-value.
-"""
+"""Sorting and what follows from it: topk, unique, searchsorted. NaN is the largest value."""
 
 from __future__ import annotations
 
@@ -210,9 +208,7 @@ def _runs(x: Any, values: Any, order: Any, return_inverse: bool, return_counts: 
 
 @primitive(method=False, differentiable=False)
 class search:
-    """Positions of x (..., M) in ascending edges (N,) or (..., N): what ``searchsorted`` is made
-    of.
-    """
+    """Positions of x (..., M) in ascending edges (N,) or (..., N): the core of searchsorted."""
 
     def infer(edges, x, *, right=False, dtype=dtypes.int64):
         if edges.ndim == 0:

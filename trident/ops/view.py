@@ -281,6 +281,69 @@ class slice_put:
         return (draw.tensor((4, 3)), draw.tensor((2, 3))), {"index": (slice(0, 4, 2),)}
 
 
+@primitive(method=False)
+class window:
+    """The elements that a window sees; ``shape``, ``strides`` and ``offset`` count in x's row-major order.
+
+    No two indices of the window may name one element.
+    """
+
+    def infer(x, *, shape, strides, offset):
+        return Spec(tuple(shape), x.dtype)
+
+    def numpy(x, *, shape, strides, offset):
+        flat = np.ascontiguousarray(x).reshape(-1)
+        return np.array(_strided(flat[offset:], shape, strides), order="C")
+
+    def launch(out, x, *, shape, strides, offset):
+        if out.size:
+            layout.copy(out, _row_major(x).as_strided(shape, strides, offset))
+
+    def vjp(g, x_spec, *, shape, strides, offset):
+        zeros = ops.full_like(g, value=0, shape=x_spec.shape)
+        return ops.window_put(zeros, g, shape=shape, strides=strides, offset=offset)
+
+    def samples(draw):
+        return (draw.tensor((4, 5)),), {"shape": (3, 2), "strides": (1, 10), "offset": 2}
+
+
+@primitive(method=False)
+class window_put:
+    """A copy of x with ``value`` written where the window (see ``window``) sees it."""
+
+    def infer(x, value, *, shape, strides, offset):
+        return Spec(tuple(x.shape), x.dtype)
+
+    def numpy(x, value, *, shape, strides, offset):
+        out = np.array(x, order="C")
+        _strided(out.reshape(-1)[offset:], shape, strides)[...] = value
+        return out
+
+    def launch(out, x, value, *, shape, strides, offset):
+        if out.size:
+            layout.copy(out, x)
+        if value.size:
+            layout.copy(out.as_strided(shape, strides, offset), value)
+
+    def vjp(g, *, shape, strides, offset):
+        kept = ops.window(g, shape=shape, strides=strides, offset=offset)
+        zeros = ops.full_like(kept, value=0)
+        return ops.window_put(g, zeros, shape=shape, strides=strides, offset=offset), kept
+
+    def samples(draw):
+        given = {"shape": (3, 2), "strides": (1, 10), "offset": 2}
+        return (draw.tensor((4, 5)), draw.tensor((3, 2))), given
+
+
+def _row_major(x: Any) -> Any:
+    """A DeviceArray as it is if contiguous, else a copy."""
+    if x.is_contiguous():
+        return x
+    out = x.device.empty(x.shape, x.dtype)
+    layout.copy(out, x)
+    return out
+
+
 @view(method=False)
 class diagonal:
     """The diagonal of the axes dim1 and dim2, ``offset`` above it; it becomes the last axis.

@@ -27,6 +27,8 @@ class Optimizer:
                 f"{type(self).__name__}: params must be an iterable of Tensors or of dicts; got a "
                 "Tensor. Put it in a list: [tensor]"
             )
+        if isinstance(params, (set, frozenset)):
+            raise TypeError(f"{type(self).__name__}: params must be ordered; got a set. Use a list")
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []

@@ -37,9 +37,7 @@ def _round_keys(seed: int) -> list[np.ndarray]:
 def philox_blocks(
     seed: int, offset: int, n_blocks: int, high: tuple[int, int] = (0, 0)
 ) -> np.ndarray:
-    """Blocks ``offset`` to ``offset + n_blocks`` as uint32 (n_blocks, 4). ``high``: counter words
-    2, 3.
-    """
+    """The blocks from ``offset`` on: uint32 (n_blocks, 4). ``high``: counter words 2 and 3."""
     out = np.empty((n_blocks, 4), np.uint32)
     size = min(_BLOCK, n_blocks)
     even, odd, product, spare = (np.empty((2, size), np.uint64) for _ in range(4))

@@ -20,6 +20,7 @@ from ..backends.numpy import quiet_reset, quiet_set
 from ..errors import AutogradError, DeviceError, ShapeError
 from . import anomaly, node
 from .grad_mode import _enabled
+from .storage import settle
 from .node import ElementwiseNode, Node, Slot, fit
 
 _FREED = (
@@ -236,8 +237,10 @@ def _accumulate(leaf: Any, g: Any, graph: bool) -> None:
         else:
             backend = backends.of(data)
             backend.assign(data, backend.add(data, g))
-        if leaf.grad._version is not None:
-            leaf.grad._version.bump("gradient accumulation")
+        if leaf.grad._version is None:  # a graph may have saved this gradient
+            leaf.grad._version = node.Version()
+        leaf.grad._version.bump("gradient accumulation")
+        leaf.grad._seen = leaf.grad._version.n
     for hook in leaf._accumulate_hooks or ():
         hook(leaf)
 
@@ -347,6 +350,7 @@ def _roots(name: str, outputs: list, gradients: list, graph: bool) -> list[tuple
         )
     roots = []
     for t, g in zip(outputs, gradients):
+        settle(name, t)
         if not t.requires_grad:
             raise AutogradError(
                 f"{name}: the tensor, shape {tuple(t.shape)}, does not require grad and has no "

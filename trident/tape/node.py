@@ -21,19 +21,28 @@ from . import anomaly
 from .grad_mode import _enabled
 
 _next = itertools.count().__next__
+_next_write = itertools.count(1).__next__
 _anomaly = anomaly._mode.get
 
 
 class Version:
-    """Write counter of a storage, shared by all tensors on it. Absent means never written."""
+    """The last write to a storage, shared by all tensors on it. Absent means never written.
+
+    Writes are numbered through the whole program, so that a number names one write of one storage.
+    """
 
     n = 0
     writer = ""
-    taped = False  # a recorded in-place op wrote: other tensors on it have a stale history
+    taped = 0  # the last recorded write: histories from before it are stale
+    taped_before = 0  # the recorded write before that
 
     def bump(self, writer: str) -> None:
-        self.n += 1
+        self.n = _next_write()
         self.writer = writer
+
+    def record(self) -> None:
+        """The last write was recorded."""
+        self.taped_before, self.taped = self.taped, self.n
 
 
 def version_of(tensor: Any) -> int:

@@ -78,10 +78,10 @@ def _strided_copy(a: np.ndarray) -> Any:
     """``a`` on the cuda device with strides of the same kind as on the host."""
     target = runtime.current()
     if a.size == 0 or a.flags.c_contiguous:
-        return target.from_host(np.ascontiguousarray(a))
+        return target.from_host(np.array(a, order="C"))
     steps = tuple(s // a.itemsize for s in a.strides)
     if any(s < 0 for s in steps):
-        return target.from_host(np.ascontiguousarray(a))
+        return target.from_host(np.array(a, order="C"))
     span = sum((n - 1) * s for n, s in zip(a.shape, steps)) + 1
     flat = np.lib.stride_tricks.as_strided(a, (span,), (a.itemsize,))
     return target.from_host(np.ascontiguousarray(flat)).as_strided(a.shape, steps)

@@ -88,7 +88,7 @@ class Draw:
             return window
         if kind == 3 and a.ndim and a.shape[0] > 1:
             return np.broadcast_to(a[:1], a.shape)
-        return np.ascontiguousarray(a)
+        return np.array(a, order="C")
 
 
 class HypothesisDraw(Draw):
