@@ -1,16 +1,18 @@
 """An autograd function of one's own: the Legendre polynomial P3, checked and then trained.
 
-``torch.autograd.Function`` is for an operation whose derivative you know better than the tape does.
-``forward`` computes with recording off and saves what the derivative needs; ``backward`` gets the
-gradient of the output and returns that of the input. Here
+``torch.autograd.Function`` is for an operation whose derivative you know better than the tape
+does. ``forward`` computes with recording off and saves what the derivative needs; ``backward``
+gets the gradient of the output and returns that of the input. Here
 
     P3(x) = (5 x**3 - 3 x) / 2        P3'(x) = (15 x**2 - 3) / 2
 
-which costs one multiplication chain each way, where the tape would keep three intermediate results.
+which costs one multiplication chain each way, where the tape would keep three intermediate
+results.
 
-``gradcheck`` compares ``backward`` with finite differences before anything is trained with it. Then
-``a + b * P3(c + d * x)`` is fitted to one period of a sine by gradient descent on its four numbers.
-The least-squares cubic says how good a cubic can get, so we see that the training arrives there.
+``gradcheck`` compares ``backward`` with finite differences before anything is trained with it.
+Then ``a + b * P3(c + d * x)`` is fitted to one period of a sine by gradient descent on its four
+numbers. The least-squares cubic says how good a cubic can get, so we see that the training
+arrives there.
 
     python examples/custom_function.py
 """

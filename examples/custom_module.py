@@ -1,12 +1,12 @@
 """A module of one's own: parameters found by attribute, saved to a file and loaded again.
 
-A subclass of ``nn.Module`` makes its parts in ``__init__`` and says in ``forward`` how they are used.
-Assigning a module or a Parameter to an attribute is what registers it: ``parameters()``,
+A subclass of ``nn.Module`` makes its parts in ``__init__`` and says in ``forward`` how they are
+used. Assigning a module or a Parameter to an attribute is what registers it: ``parameters()``,
 ``state_dict()``, ``to(device)`` and the printed form follow from that.
 
-The net adds a learned scale to the two layers, to show a bare ``nn.Parameter`` beside submodules. It
-is trained with momentum, saved as a safetensors file that any tool can read, and loaded into a fresh
-net; the last line checks that both nets predict the same numbers.
+The net adds a learned scale to the two layers, to show a bare ``nn.Parameter`` beside submodules.
+It is trained with momentum, saved as a safetensors file that any tool can read, and loaded into a
+fresh net; the last line checks that both nets predict the same numbers.
 
     python examples/custom_module.py
 """
@@ -72,7 +72,7 @@ def main():
     restored = TwoLayerNet(N_IN, N_HIDDEN, N_OUT).to(args.device)
     restored.load_state_dict(torch.load(path, map_location=args.device))
     with torch.no_grad():
-        assert torch.equal(model(x), restored(x))
+        assert (model(x) == restored(x)).all()
     print(f"saved to {path}; the net loaded from there predicts the same numbers")
 
 

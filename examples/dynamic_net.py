@@ -1,12 +1,12 @@
 """A network whose graph changes every step: control flow in Python, weights shared between layers.
 
-Each forward pass draws a number from 0 to 3 and applies the same middle layer that many times, so the
-net has one to four hidden layers from one step to the next, always with three sets of weights. Nothing
-has to be declared for that: the tape holds what was done in this pass, and where the middle layer was
-used three times its weights get the sum of three gradients.
+Each forward pass draws a number from 0 to 3 and applies the same middle layer that many times, so
+the net has one to four hidden layers from one step to the next, always with three sets of
+weights. Nothing has to be declared for that: the tape holds what was done in this pass, and where
+the middle layer was used three times its weights get the sum of three gradients.
 
-The depth is drawn from a generator of the net's own, so a run can be repeated. The loss of every step
-is drawn as a picture, coloured by the depth of the net in that step.
+The depth is drawn from a generator of the net's own, so a run can be repeated. The loss of every
+step is drawn as a picture, coloured by the depth of the net in that step.
 
     python examples/dynamic_net.py
 """

@@ -5,8 +5,8 @@ optimizer knows how to update: what is left is the loop that every training scri
 
     predict, compare, zero the gradients, go backward, step
 
-Adam scales each step by a running estimate of how large that weight's gradients are, so one learning
-rate serves layers of very different size.
+Adam scales each step by a running estimate of how large that weight's gradients are, so one
+learning rate serves layers of very different size.
 
     python examples/nn_and_adam.py
 """

@@ -6,11 +6,11 @@ The net maps 64 inputs of 1000 numbers to 10 outputs through 100 hidden units:
     y_pred = hidden @ w2             (64, 100) @ (100, 10)
     loss   = sum((y_pred - y)**2)
 
-Its data are random, so the net can only learn them by heart; that is enough to see every step. The
-first half writes the chain rule out in tensor operations. The second half only writes the forward
-pass: tensors with ``requires_grad=True`` record what is done to them, and ``loss.backward()`` walks
-that record. Both halves start from the same weights, so their losses and weights must agree to
-rounding; the last lines check that they do.
+Its data are random, so the net can only learn them by heart; that is enough to see every step.
+The first half writes the chain rule out in tensor operations. The second half only writes the
+forward pass: tensors with ``requires_grad=True`` record what is done to them, and
+``loss.backward()`` walks that record. Both halves start from the same weights, so their losses
+and weights must agree to rounding; the last lines check that they do.
 
     python examples/tensors_and_autograd.py
 """

@@ -1,21 +1,21 @@
-"""Train an image classifier: load and normalise, define a CNN, a loss and an optimizer, train, test.
+"""Train an image classifier: load and normalise, define a CNN, loss and optimizer, train, test.
 
-    python examples/train_classifier.py                                  handwritten digits, no download
-    python examples/train_classifier.py --data cifar10 --root ~/data     CIFAR-10's files in ~/data
-    python examples/train_classifier.py --data folder --root ~/pictures  one folder of images a class
+    python examples/train_classifier.py                                  handwritten digits
+    python examples/train_classifier.py --data cifar10 --root ~/data     CIFAR-10's own files
+    python examples/train_classifier.py --data folder --root ~/pictures  a folder for each class
 
-The default data are scikit-learn's 1,797 real handwritten digits, 8 x 8 pixels: a fifth of each class
-is kept for the test and never trained on. The program prints a line an epoch and the test accuracy of
-each class, and leaves in ``--out``:
+The default data are scikit-learn's 1,797 real handwritten digits, 8 x 8 pixels: a fifth of each
+class is kept for the test and never trained on. The program prints a line an epoch and the test
+accuracy of each class, and leaves in ``--out``:
 
     curves.png        loss and accuracy of both parts by epoch
     predictions.png   test images with what the net says, the mistakes first
     checkpoint.safetensors   model, optimizer, schedule, epoch and random state, after every epoch
 
-A run that was stopped goes on where it was with ``--resume checkpoint.safetensors``, and ends with the
-same numbers as one that was never stopped: the order and the augmentation of the images are functions
-of (seed, epoch), and the rest of the state is in the checkpoint. (Exactly the same: with the same
-library versions and number of BLAS threads.)
+A run that was stopped goes on where it was with ``--resume checkpoint.safetensors``, and ends
+with the same numbers as one that was never stopped: the order and the augmentation of the images
+are functions of (seed, epoch), and the rest of the state is in the checkpoint. (Exactly the same:
+with the same library versions and number of BLAS threads.)
 
 ``--device cuda`` runs the same program on trident's Triton kernels; without a GPU, under
 TRITON_INTERPRET=1, they are interpreted, which is for looking, not for training: add ``--quick``.
@@ -266,7 +266,7 @@ def parse_arguments():
     )
     parser.add_argument("--root", type=Path, help="folder with the files of --data")
     parser.add_argument("--size", type=int, default=32, help="side of --data folder's images")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.005, help="the highest rate of the schedule")
     parser.add_argument("--width", type=int, default=32, help="channels of the first stage")
@@ -285,8 +285,8 @@ def parse_arguments():
 
 def make_quick(args, train, test):
     """A net and data sets so small that a run takes seconds, on the interpreter too."""
-    n_train, n_test = (32, 16) if args.device == "cuda" else (320, 100)
-    args.epochs, args.width = min(args.epochs, 2), 8
+    n_train, n_test = (32, 16) if args.device == "cuda" else (640, 100)
+    args.epochs, args.width = min(args.epochs, 3), 8
     args.batch_size = 16 if args.device == "cuda" else 32
     if args.device == "cuda":
         args.epochs = 1

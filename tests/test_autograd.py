@@ -128,7 +128,9 @@ def test_retain_graph(device):
     y.backward(retain_graph=True)
     y.backward()
     close(x.grad, [4, 8])
-    with pytest.raises(AutogradError, match=r"saved tensors are freed; call backward\(retain_graph=True\)"):
+    with pytest.raises(
+        AutogradError, match=r"saved tensors are freed; call backward\(retain_graph=True\)"
+    ):
         y.backward()
 
 
@@ -141,7 +143,13 @@ def test_a_graph_that_saved_nothing_can_be_walked_again(device):
 
 
 def test_un_broadcasting(device, rng):
-    for shapes in (((3, 4), (4,)), ((2, 1, 3), (4, 1)), ((), (2, 3)), ((1, 1), (5, 1)), ((0, 3), (3,))):
+    for shapes in (
+        ((3, 4), (4,)),
+        ((2, 1, 3), (4, 1)),
+        ((), (2, 3)),
+        ((1, 1), (5, 1)),
+        ((0, 3), (3,)),
+    ):
         a, b = (rng.standard_normal(s) for s in shapes)
         x, y = leaf(a, device), leaf(b, device)
         z = x * y
@@ -341,7 +349,9 @@ def test_requires_grad_attribute(device):
     assert not x.requires_grad
     y = leaf([1.0], device) * 2
     assert not y.is_leaf and not y.detach().requires_grad
-    with pytest.raises(AutogradError, match=r"cannot be told not to require grad; use x.detach\(\)"):
+    with pytest.raises(
+        AutogradError, match=r"cannot be told not to require grad; use x.detach\(\)"
+    ):
         y.requires_grad = False
     with pytest.raises(DTypeError, match="only floating tensors can have gradients"):
         trident.arange(3).requires_grad_()
@@ -450,7 +460,9 @@ def test_hook_errors(device):
             getattr(x, method)(*[print] * (method == "register_hook"))
     y = leaf([1.0, 2.0], device)
     y.register_hook(lambda g: g.sum().reshape(1))
-    with pytest.raises(ShapeError, match=r"hook: a gradient hook must return shape \(2,\); got \(1,\)"):
+    with pytest.raises(
+        ShapeError, match=r"hook: a gradient hook must return shape \(2,\); got \(1,\)"
+    ):
         (y * 2).sum().backward()
 
 
@@ -653,7 +665,9 @@ def test_once_differentiable(device):
     w = leaf([1.0], device)
     (g,) = grad((Cube.apply(x) * w).sum(), x, create_graph=True)
     close(g, [12])
-    with pytest.raises(AutogradError, match="once_differentiable: .* cannot be differentiated again"):
+    with pytest.raises(
+        AutogradError, match="once_differentiable: .* cannot be differentiated again"
+    ):
         g.sum().backward()
 
 
@@ -670,11 +684,15 @@ def test_function_errors(device):
 
         return Bad.apply(leaf([1.0, 2.0], device), leaf([3.0, 4.0], device)).sum()
 
-    with pytest.raises(AutogradError, match="Bad.backward: must return one gradient per input of forward, 2; got 1"):
+    with pytest.raises(
+        AutogradError, match="Bad.backward: must return one gradient per input of forward, 2; got 1"
+    ):
         function(lambda g: g).backward()
     with pytest.raises(AutogradError, match="got 3"):
         function(lambda g: (g, g, g)).backward()
-    with pytest.raises(TypeError, match="Bad.backward: gradient 1 must be a Tensor or None; got float"):
+    with pytest.raises(
+        TypeError, match="Bad.backward: gradient 1 must be a Tensor or None; got float"
+    ):
         function(lambda g: (g, 1.0)).backward()
     with pytest.raises(ShapeError, match=r"Bad.backward: gradient 0 must have the shape \(2,\)"):
         function(lambda g: (g[:0], g)).backward()
@@ -709,7 +727,9 @@ class WrongSin(Function):
 def test_gradcheck_catches_a_wrong_gradient(rng):
     x = leaf(rng.standard_normal(5))
     assert gradcheck(lambda x: x.sin(), x)
-    with pytest.raises(GradcheckError, match=r"gradcheck: the gradient of inputs\[0\], shape \(5,\)"):
+    with pytest.raises(
+        GradcheckError, match=r"gradcheck: the gradient of inputs\[0\], shape \(5,\)"
+    ):
         gradcheck(WrongSin.apply, x)
     assert not gradcheck(WrongSin.apply, x, raise_exception=False)
     assert gradcheck(lambda x, n: (x * n, x.exp()), (x, 3.0))
@@ -861,11 +881,17 @@ def test_retain_graph_keeps_and_walking_twice_equals_once(device):
 
 def test_backward_errors(device):
     x = leaf([1.0, 2.0], device)
-    with pytest.raises(AutogradError, match=r"backward: a gradient is implied only for .* \(2,\)\. Reduce"):
+    with pytest.raises(
+        AutogradError, match=r"backward: a gradient is implied only for .* \(2,\)\. Reduce"
+    ):
         (x * 2).backward()
-    with pytest.raises(ShapeError, match=r"backward: the gradient must have the tensor's shape \(2,\); got \(3,\)"):
+    with pytest.raises(
+        ShapeError, match=r"backward: the gradient must have the tensor's shape \(2,\); got \(3,\)"
+    ):
         (x * 2).backward(trident.ones(3, device=device))
-    with pytest.raises(AutogradError, match=r"backward: the tensor, shape \(2,\), does not require grad"):
+    with pytest.raises(
+        AutogradError, match=r"backward: the tensor, shape \(2,\), does not require grad"
+    ):
         trident.ones(2, device=device).backward()
     with pytest.raises(AutogradError, match="does not require grad"), trident.no_grad():
         (x * 2).sum().backward()

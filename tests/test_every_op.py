@@ -87,7 +87,7 @@ def test_check_op_notices_a_wrong_op(wrong):
     function = registry._public(op)
     try:
         with pytest.raises((AssertionError, trident.autograd.GradcheckError)):
-            check_op(function, devices=["cpu"], examples=3)
+            check_op(function, devices=["cpu"], examples=8)
     finally:
         del registry.REGISTRY["broken"], registry.FUNCTIONS["broken"]
 
@@ -96,5 +96,5 @@ def test_draw_makes_every_layout():
     kinds = set()
     for seed in range(60):
         a = Draw(seed).tensor((3, 4))
-        kinds.add((a.flags.c_contiguous, a.strides[0] == 0, a.strides[-1] > a.itemsize))
+        kinds.add((a.flags.c_contiguous, a.flags.f_contiguous, a.strides[0] == 0))
     assert len(kinds) >= 4

@@ -165,7 +165,9 @@ def test_a_saved_output_that_was_overwritten_raises(op, device):
     x = leaf([1.0, 2.0], device)
     y = getattr(x, op)()
     y.mul_(2)
-    with pytest.raises(AutogradError, match=f"backward of {op}: the output, .* overwritten by mul_"):
+    with pytest.raises(
+        AutogradError, match=f"backward of {op}: the output, .* overwritten by mul_"
+    ):
         y.sum().backward()
 
 
@@ -327,6 +329,31 @@ def test_a_plain_view_made_before_a_recorded_write(device):
     close(x.grad, [0, np.exp(4)])
 
 
+def test_a_no_grad_write_does_not_hide_a_recorded_one(device):
+    w = leaf([5.0], device)
+    y = trident.ones(4, device=device)
+    early, other = y[1:], y[::2]
+    other[0] = w[0]  # recorded: y and early have not been used since
+    with trident.no_grad():
+        early.mul_(2)
+        y.mul_(3)
+    (y.sum() + early.sum() + other.sum()).backward()
+    close(w.grad, [2])  # y and other see element 0; the factors are constants for the tape
+    close(y, [15, 6, 6, 6])
+
+
+def test_constants_written_into_a_view_of_a_recorded_tensor(device):
+    x = leaf([1.0, 2.0, 3.0], device)
+    y = x * 2
+    v = y[:2]
+    v.fill_(7)
+    assert v.requires_grad  # part of a recorded whole
+    v.fill_(8).mul_(2)
+    (y.sum() + v.sum()).backward()
+    close(x.grad, [0, 0, 2])
+    close(y, [16, 16, 6])
+
+
 def test_backward_from_a_stale_tensor_itself(device):
     """The root of a walk was written through a view: its history must follow."""
     x = leaf([3.0], device)
@@ -353,7 +380,12 @@ def test_writes_through_a_detached_alias_are_constants(device):
 
 def test_expanded_tensors_cannot_be_written(device):
     y = trident.ones(1, 3, device=device).expand(2, 3)
-    for write in (lambda: y.add_(1), lambda: y.zero_(), lambda: y.__setitem__(0, 5.0), lambda: y.normal_()):
+    for write in (
+        lambda: y.add_(1),
+        lambda: y.zero_(),
+        lambda: y.__setitem__(0, 5.0),
+        lambda: y.normal_(),
+    ):
         with pytest.raises(AutogradError, match=r"share memory.* clone\(\)"):
             write()
     assert y.clone().add_(1).tolist() == [[2, 2, 2]] * 2
@@ -363,7 +395,9 @@ def test_read_only_arrays_cannot_be_written():
     a = np.ones(3, np.float32)
     a.setflags(write=False)
     x = trident.from_numpy(a)
-    with pytest.raises(AutogradError, match=r"mul_: the tensor's memory is read-only; clone\(\) it"):
+    with pytest.raises(
+        AutogradError, match=r"mul_: the tensor's memory is read-only; clone\(\) it"
+    ):
         x.mul_(2)
     assert (x * 2).tolist() == [2, 2, 2]
 
@@ -416,7 +450,9 @@ def test_parameters_share_and_count_with_their_source(device):
 
 def test_dtypes_of_writes(device):
     i = trident.tensor([1, 2], device=device)
-    with pytest.raises(DTypeError, match="add_: a float32 result cannot be written into a int64 tensor"):
+    with pytest.raises(
+        DTypeError, match="add_: a float32 result cannot be written into a int64 tensor"
+    ):
         i.add_(1.5)
     with pytest.raises(DTypeError, match="div_"):
         i /= 2
@@ -437,7 +473,9 @@ def test_dtypes_of_writes(device):
 
 def test_shapes_of_writes(device):
     x = trident.ones(2, 1, device=device)
-    with pytest.raises(ShapeError, match=r"add_: the result has shape \(2, 3\), which does not fit"):
+    with pytest.raises(
+        ShapeError, match=r"add_: the result has shape \(2, 3\), which does not fit"
+    ):
         x.add_(trident.ones(3, device=device))
     with pytest.raises(ShapeError, match="copy_|expand"):
         x.copy_(trident.ones(3, device=device))

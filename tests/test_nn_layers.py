@@ -687,12 +687,12 @@ def test_a_network_learns(device):
     net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)).to(device)
     x = trident.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], device=device)
     y = trident.tensor([0, 1, 1, 0], device=device)
-    opt = trident.optim.Adam(net.parameters(), lr=0.05)
+    opt = trident.optim.Adam(net.parameters(), lr=0.2)
     loss = nn.CrossEntropyLoss()
-    for _ in range(60):
+    for _ in range(20):
         opt.zero_grad()
         value = loss(net(x), y)
         value.backward()
         opt.step()
-    assert value.item() < 0.1
+    assert value.item() < 0.2
     assert get(net(x).argmax(1)).tolist() == [0, 1, 1, 0]

@@ -337,7 +337,7 @@ def test_division_and_comparison_dtypes(device):
     equal(i > 0, [True, False], trident.bool)
     assert (i.to(trident.bool) / 2).dtype is trident.float32
     assert i.sum().dtype is trident.int64 and i.sqrt().dtype is trident.float32
-    equal(2**trident.tensor([1, 3], device=device), [2, 8], trident.int64)
+    equal(2 ** trident.tensor([1, 3], device=device), [2, 8], trident.int64)
     equal(1 - trident.tensor([0.25], device=device), [0.75])
     equal(1 / trident.tensor([4], device=device), [0.25], trident.float32)
 
@@ -563,7 +563,9 @@ def test_shape_errors_name_the_op(device):
     x, y = trident.ones(2, 3, device=device), trident.ones(2, 4, device=device)
     with pytest.raises(ShapeError, match=r"add: shapes \(2, 3\) and \(2, 4\) do not broadcast"):
         x + y
-    with pytest.raises(DTypeError, match="bitwise_and: expected an integer or bool dtype; got float32"):
+    with pytest.raises(
+        DTypeError, match="bitwise_and: expected an integer or bool dtype; got float32"
+    ):
         x & x
 
 

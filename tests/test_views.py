@@ -42,9 +42,7 @@ VIEWS = {
     "mT": (lambda x: x.mT, lambda a: a.swapaxes(1, 2)),
     "t": (lambda x: x[0].t(), lambda a: a[0].T),
     "expand": (lambda x: x[:, :1].expand(2, 5, 4), lambda a: np.broadcast_to(a[:, :1], (2, 5, 4))),
-    "expand -1": (
-        lambda x: x.expand(6, -1, -1, 4), lambda a: np.broadcast_to(a, (6, 2, 3, 4))
-    ),
+    "expand -1": (lambda x: x.expand(6, -1, -1, 4), lambda a: np.broadcast_to(a, (6, 2, 3, 4))),
     "expand_as": (
         lambda x: x[:1].expand_as(trident.zeros(7, 3, 4)),
         lambda a: np.broadcast_to(a[:1], (7, 3, 4)),
@@ -130,7 +128,9 @@ def test_reshape_copies_where_it_must(device, rng):
     z = x.permute(2, 0, 1).contiguous()
     assert z.is_contiguous()
     np.testing.assert_array_equal(values(z), a.transpose(2, 0, 1))
-    with pytest.raises(ShapeError, match=r"view: shape \(4, 2, 3\) with strides \(1, 12, 4\) cannot"):
+    with pytest.raises(
+        ShapeError, match=r"view: shape \(4, 2, 3\) with strides \(1, 12, 4\) cannot"
+    ):
         x.permute(2, 0, 1).view(-1)
 
 
@@ -163,12 +163,20 @@ def test_empty_axes(device):
     [
         (lambda x: x.reshape(5, 5), ShapeError, r"reshape: \(2, 3, 4\) has 24 elements, \(5, 5\)"),
         (lambda x: x.reshape(-1, -1), ShapeError, "reshape: shape may hold one -1"),
-        (lambda x: x.reshape(5, -1), ShapeError, r"reshape: shape \(5, -1\) does not divide the 24"),
+        (
+            lambda x: x.reshape(5, -1),
+            ShapeError,
+            r"reshape: shape \(5, -1\) does not divide the 24",
+        ),
         (lambda x: x.view(7), ShapeError, "view: .* 24 elements"),
         (lambda x: x.permute(0, 1), ShapeError, "permute: dims must name each of the 3 axes once"),
         (lambda x: x.permute(0, 0, 1), ShapeError, r"permute: dims .*; got \(0, 0, 1\)"),
         (lambda x: x.transpose(0, 3), IndexError, r"transpose: dim must lie in \[-3, 2\]"),
-        (lambda x: x.expand(2, 3, 5), ShapeError, r"expand: cannot expand \(2, 3, 4\) to \(2, 3, 5\)"),
+        (
+            lambda x: x.expand(2, 3, 5),
+            ShapeError,
+            r"expand: cannot expand \(2, 3, 4\) to \(2, 3, 5\)",
+        ),
         (lambda x: x.expand(3, 4), ShapeError, "expand: cannot expand .* to fewer axes"),
         (lambda x: x.expand(-1, 2, 3, 4), ShapeError, "expand: .* a new axis needs a size"),
         (lambda x: x.unsqueeze(5), IndexError, r"unsqueeze: dim must lie in \[-4, 3\]"),

@@ -161,9 +161,7 @@ def _float(dtype: Any) -> DType:
     return dtypes.as_dtype(dtype) if dtype is not None else dtypes.get_default_dtype()
 
 
-def zeros(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``.
 
     >>> trident.zeros(2)
@@ -181,9 +179,7 @@ def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool 
     return _place(_filled(_shape("ones", size), 1, _float(dtype)), device, requires_grad)
 
 
-def empty(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Uninitialised memory: what it holds is arbitrary."""
     shape = _shape("empty", size)
     where = devices.as_device(device)
@@ -240,7 +236,13 @@ def linspace(
 
 
 def logspace(
-    start: float, end: float, steps: int, base: float = 10.0, *, dtype: Any = None, device: Any = None
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
 ) -> Tensor:
     """``base`` to evenly spaced exponents from start to end.
 
@@ -300,7 +302,9 @@ def empty_like(x: Tensor, *, dtype: Any = None, device: Any = None) -> Tensor:
 # ---- random ---------------------------------------------------------------------------------------
 
 
-def _draw(name: str, shape: tuple, generator: Generator | None, d: DType, device: Any, **how: Any) -> Tensor:
+def _draw(
+    name: str, shape: tuple, generator: Generator | None, d: DType, device: Any, **how: Any
+) -> Tensor:
     seed, offset = (generator or default_generator).take(shapes.numel(shape))
     place = devices.runtime_device(devices.as_device(device))
     return getattr(ops, name)(shape=shape, seed=seed, offset=offset, dtype=d, device=place, **how)
@@ -323,7 +327,9 @@ def rand(
     >>> bool((x >= 0).all() and (x < 1).all())
     True
     """
-    x = _draw("random_uniform", _shape("rand", size), generator, _float(dtype), device, low=0.0, high=1.0)
+    x = _draw(
+        "random_uniform", _shape("rand", size), generator, _float(dtype), device, low=0.0, high=1.0
+    )
     return _grad(x, requires_grad)
 
 
@@ -336,7 +342,9 @@ def randn(
     >>> trident.randn(2, 3).shape
     trident.Size([2, 3])
     """
-    x = _draw("random_normal", _shape("randn", size), generator, _float(dtype), device, mean=0.0, std=1.0)
+    x = _draw(
+        "random_normal", _shape("randn", size), generator, _float(dtype), device, mean=0.0, std=1.0
+    )
     return _grad(x, requires_grad)
 
 
@@ -352,7 +360,9 @@ def randint(
     if size is None:
         low, high, size = 0, low, high
     if size is None or high is None:
-        raise TypeError("randint: missing size; call randint(high, size) or randint(low, high, size)")
+        raise TypeError(
+            "randint: missing size; call randint(high, size) or randint(low, high, size)"
+        )
     if high <= low:
         raise wrong("randint", "high must be above low", got=(low, high))
     d = dtypes.as_dtype(dtype) if dtype is not None else dtypes.int64
@@ -431,7 +441,9 @@ def _fill_random(name: str, x: Tensor, draw: Any) -> Tensor:
 def _uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with uniform numbers in [a, b)."""
     d = self.dtype
-    new = _draw("random_uniform", tuple(self.shape), generator, d, self.device, low=float(a), high=float(b))
+    new = _draw(
+        "random_uniform", tuple(self.shape), generator, d, self.device, low=float(a), high=float(b)
+    )
     return _fill_random("uniform_", self, new)
 
 
@@ -444,11 +456,15 @@ def _normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: An
     return _fill_random("normal_", self, new)
 
 
-def _random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
+def _random_(
+    self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None
+) -> Tensor:
     """Fill with integers uniform in [low, high)."""
     if high is None:
         low, high = (0, low) if low else (0, 2**24)
-    new = randint(low, high, tuple(self.shape), generator=generator, dtype=self.dtype, device=self.device)
+    new = randint(
+        low, high, tuple(self.shape), generator=generator, dtype=self.dtype, device=self.device
+    )
     return _fill_random("random_", self, new)
 
 
@@ -477,7 +493,9 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple:
     tensor([[0, 1, 2],
             [0, 1, 2]])
     """
-    items: Sequence = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors
+    items: Sequence = (
+        tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors
+    )
     if indexing not in ("ij", "xy"):
         raise wrong("meshgrid", "indexing must be 'ij' or 'xy'", got=indexing)
     if indexing == "xy" and len(items) > 1:

@@ -11,6 +11,13 @@ from typing import Any
 import numpy as np
 
 from . import dtypes
+from .backends import numpy as cpu
+from .backends import of as backend_of
+from .errors import AutogradError, DeviceError, TridentError
+from .ops import operators, registry
+from .ops.registry import Elementwise, Fused, Op, Spec
+from .runtime import DeviceArray
+from .symbol import ShapeSymbol
 from .tape.grad_mode import _enabled, enable_grad, is_grad_enabled, no_grad
 from .tape.node import (
     ElementwiseNode,
@@ -23,13 +30,6 @@ from .tape.node import (
     rule_edges,
 )
 from .tape.storage import keep_before, overlaps, rebase, settle
-from .backends import numpy as cpu
-from .backends import of as backend_of
-from .errors import AutogradError, DeviceError, TridentError
-from .ops import operators, registry
-from .ops.registry import Elementwise, Fused, Op, Spec
-from .runtime import DeviceArray
-from .symbol import ShapeSymbol
 from .tensor import Tensor, install_methods
 
 _ndarray = np.ndarray
@@ -477,7 +477,7 @@ def shallow(t: Tensor) -> Tensor:
 def check_writable(name: str, target: Tensor, sources: tuple) -> None:
     """Raise where ``target`` cannot be written, or the write could not be recorded truthfully."""
     data = target._data
-    if data.__class__ is _ndarray and not data.flags.writeable or overlaps(data):
+    if (data.__class__ is _ndarray and not data.flags.writeable) or overlaps(data):
         what = "elements share memory (it is expanded)" if overlaps(data) else "memory is read-only"
         raise AutogradError(f"{name}: the tensor's {what}; clone() it before writing")
     if not _enabled.get():
@@ -532,8 +532,10 @@ def rebind(name: str, target: Tensor, result: Tensor) -> Tensor:
     if target._version is None:
         target._version = Version()
     version = target._version
+    stale = version.taped > target._seen  # only under no_grad: elsewhere the target was settled first
     version.bump(name)
-    target._seen = version.n
+    if not stale:
+        target._seen = version.n
     if result is not target and _enabled.get() and (
         result._requires_grad or target._requires_grad
     ):
@@ -550,6 +552,9 @@ def rebind(name: str, target: Tensor, result: Tensor) -> Tensor:
         version.record()
         if target._base is not None:
             rebase(target, shallow)
+            if node is None and target._base._requires_grad:  # a constant part of a recorded whole
+                target._seen = 0
+                settle(name, target)
     return target
 
 

@@ -54,7 +54,8 @@ def put(x: Tensor, index: Any, value: Any) -> None:
         return
     basic, advanced = parse(x, index)
     dispatch.check_writable("setitem", x, (value,))
-    if not advanced and isinstance(value, Tensor) and value._base is (x._base or x):
+    base = x if x._base is None else x._base
+    if not advanced and isinstance(value, Tensor) and value._base is base:
         if storage.same_window(value._data, ops.slice_view(x.detach(), index=basic)._data):
             return  # the end of x[i] += y: the view has been written, and x knows
     if x._version is None:
@@ -94,7 +95,8 @@ def _value(value: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         shapes.broadcast_strides("setitem", tuple(value.shape), (1,) * value.ndim, shape)
     except ValueError:
         raise wrong(
-            "setitem", f"a value of shape {tuple(value.shape)} does not broadcast to the selection {shape}"
+            "setitem",
+            f"a value of shape {tuple(value.shape)} does not broadcast to the selection {shape}",
         ) from None
     return ops.expand(value.to(x.dtype), shape=shape)
 
@@ -139,7 +141,9 @@ def parse(x: Tensor, index: Any) -> tuple[tuple, dict[int, Tensor]]:
             flat.append(item)
     if sum(i is Ellipsis for i in flat) > 1:
         raise wrong("getitem", "an index may hold one Ellipsis (...)", error=IndexBoundsError)
-    used = sum(i.mask.ndim if isinstance(i, _Mask) else i is not None and i is not Ellipsis for i in flat)
+    used = sum(
+        i.mask.ndim if isinstance(i, _Mask) else i is not None and i is not Ellipsis for i in flat
+    )
     if used > x.ndim:
         raise wrong(
             "getitem", f"{used} indices for the {x.ndim} axes of shape {tuple(x.shape)}",
@@ -199,7 +203,9 @@ def _normalise(x: Tensor, item: Any) -> Any:
         parts = [p if p is None else int(p) for p in (item.start, item.stop, item.step)]
         return slice(*parts)
     if isinstance(item, (bool, np.bool_)):
-        raise TypeError("getitem: a Python bool is no index; use a boolean tensor, or None for a new axis")
+        raise TypeError(
+            "getitem: a Python bool is no index; use a boolean tensor, or None for a new axis"
+        )
     if isinstance(item, (int, np.integer)):
         return int(item)
     if isinstance(item, range):

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 
 from . import backends, devices, dtypes, printing, shapes
-from .tape import engine, node
-from .tape.node import Node, RemovableHandle, Version
 from .devices import device as Device
 from .dtypes import FROM_NUMPY
 from .dtypes import dtype as DType
@@ -25,6 +23,8 @@ from .errors import AutogradError, DTypeError, ShapeError, wrong
 from .ops import operators
 from .ops.registry import FUNCTIONS, ops
 from .shapes import Size
+from .tape import engine, node
+from .tape.node import Node, RemovableHandle, Version
 
 
 class Tensor(operators.Operators):
@@ -668,9 +668,7 @@ def _in_place(name: str, function: Callable) -> Callable:
 
 
 _ALSO_IN_PLACE = set(
-    "add sub div subtract multiply divide true_divide pow clamp clip nan_to_num masked_fill "
-    "masked_scatter scatter scatter_add index_add index_copy index_fill index_put tril triu cumsum "
-    "cumprod absolute negative arcsin arccos arctan".split()
+    ["add", "sub", "div", "subtract", "multiply", "divide", "true_divide", "pow", "clamp", "clip", "nan_to_num", "masked_fill", "masked_scatter", "scatter", "scatter_add", "index_add", "index_copy", "index_fill", "index_put", "tril", "triu", "cumsum", "cumprod", "absolute", "negative", "arcsin", "arccos", "arctan"]
 )
 _I_METHODS = {
     "add": "add",

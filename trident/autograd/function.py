@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import AutogradError, ShapeError
-from ..tensor import Tensor
 from ..tape.grad_mode import _enabled, no_grad
-from ..tape.storage import settle
 from ..tape.node import Node, Slot, broadcastable, rule_edges, unwrap, version_of, wrap
+from ..tape.storage import settle
+from ..tensor import Tensor
 
 
 class FunctionCtx:
@@ -217,9 +217,7 @@ def once_differentiable(backward: Callable) -> Callable:
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Any) -> Any:
-        recorded = _enabled.get() and any(
-            isinstance(g, Tensor) and g._requires_grad for g in grads
-        )
+        recorded = _enabled.get() and any(isinstance(g, Tensor) and g._requires_grad for g in grads)
         with no_grad():
             result = backward(ctx, *grads)
         if not recorded:

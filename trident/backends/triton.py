@@ -270,6 +270,8 @@ def assign(target: DeviceArray, value: Any) -> None:
     if isinstance(value, np.ndarray):
         value = target.device.from_host(np.array(value, order="C"))
     if isinstance(value, DeviceArray):
+        if value.buffer is target.buffer:  # they may overlap, and programs run in any order
+            value = copy(value)
         layout.copy(target, value.broadcast_to(target.shape))
         return
     if target.dtype.kind == "int" and isinstance(value, float) and value != value:

@@ -315,7 +315,7 @@ def _normalize_rows(
         return
     plan, (x,) = _rows(over, x)
     acc = accumulator(x.dtype)
-    rows, cols, fits = row_tile(plan, acc, x.device.interpreted, 16384)
+    rows, cols, fits = row_tile(plan, acc, x.device.interpreted, 8192)
     launch(
         rows_kernel,
         (cdiv(plan.n_rows, rows),),

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..lang import Jit, jit, next_power_of_2, tl
+from ..lang import Jit, cdiv, jit, next_power_of_2, tl
 from ..runtime import DeviceArray, launch
 from .layout import contiguous, copy
 
@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
     addresses: DeviceArray  # (arrays, tensors) int64
     sizes: DeviceArray  # (tensors,) int64
-    chunks: DeviceArray  # (programs, 2) int64: tensor, first element
+    chunks: DeviceArray  # (programs, 2) int64: tensor, number of the chunk in it
     chunk: int
 
 
@@ -48,7 +48,7 @@ def _table(arrays: Sequence[Sequence[DeviceArray]]) -> Table:
         chunk = CHUNK
         if device.interpreted:
             chunk = min(max(next_power_of_2(max(sizes)), 16), 32768)
-        rows = [(t, first) for t, n in enumerate(sizes) for first in range(0, n, chunk)]
+        rows = [(t, c) for t, n in enumerate(sizes) for c in range(cdiv(n, chunk))]
         table = Table(
             device.from_host(np.array(addresses, np.int64)),
             device.from_host(np.array(sizes, np.int64)),
@@ -171,7 +171,7 @@ def sgd_kernel(
     MAXIMIZE: tl.constexpr,
 ):
     tensor = tl.load(chunks_ptr + tl.program_id(0) * 2)
-    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1)
+    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1) * BLOCK
     n = tl.load(sizes_ptr + tensor) - start
     p_ptr = address(table_ptr, 0, n_tensors, tensor, P_TYPE, ALIGNED) + start
     g_ptr = address(table_ptr, 1, n_tensors, tensor, G_TYPE, ALIGNED) + start
@@ -256,7 +256,7 @@ def adam_kernel(
     MAXIMIZE: tl.constexpr,
 ):
     tensor = tl.load(chunks_ptr + tl.program_id(0) * 2)
-    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1)
+    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1) * BLOCK
     n = tl.load(sizes_ptr + tensor) - start
     p_ptr = address(table_ptr, 0, n_tensors, tensor, P_TYPE, ALIGNED) + start
     g_ptr = address(table_ptr, 1, n_tensors, tensor, G_TYPE, ALIGNED) + start
@@ -348,7 +348,7 @@ def rmsprop_kernel(
     MAXIMIZE: tl.constexpr,
 ):
     tensor = tl.load(chunks_ptr + tl.program_id(0) * 2)
-    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1)
+    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1) * BLOCK
     n = tl.load(sizes_ptr + tensor) - start
     p_ptr = address(table_ptr, 0, n_tensors, tensor, P_TYPE, ALIGNED) + start
     g_ptr = address(table_ptr, 1, n_tensors, tensor, G_TYPE, ALIGNED) + start
@@ -420,7 +420,7 @@ def adagrad_kernel(
     MAXIMIZE: tl.constexpr,
 ):
     tensor = tl.load(chunks_ptr + tl.program_id(0) * 2)
-    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1)
+    start = tl.load(chunks_ptr + tl.program_id(0) * 2 + 1) * BLOCK
     n = tl.load(sizes_ptr + tensor) - start
     p_ptr = address(table_ptr, 0, n_tensors, tensor, P_TYPE, ALIGNED) + start
     g_ptr = address(table_ptr, 1, n_tensors, tensor, G_TYPE, ALIGNED) + start

@@ -123,8 +123,9 @@ def acc_type(d: DType) -> object:
 
 
 def warps(elements: int) -> int:
-    """Warps for a tile: about 16 to 32 elements a thread."""
-    return 4 if elements <= 4096 else 8 if elements <= 8192 else 16
+    """Warps for a tile: about 16 elements a thread (16 warps are the most that AMD's 64 lanes
+    allow)."""
+    return 4 if elements <= 2048 else 8 if elements <= 4096 else 16
 
 
 @jit

@@ -501,7 +501,7 @@ class Module:
 
     def type(self, dst_type: Any) -> Self:
         """Convert every parameter and buffer, whatever its dtype, to ``dst_type``."""
-        return self._apply(lambda t: t.to(dtype=dst_type))
+        return self._apply(lambda t: t.type(dst_type))
 
     def float(self) -> Self:
         """Floating members to float32."""

@@ -58,7 +58,7 @@ class to_dtype:
         from .. import dtypes
 
         return (draw.tensor(draw.shape(0, 3)),), {
-            "dtype": draw.choice([dtypes.float32, dtypes.float64, draw.dtype])
+            "dtype": draw.choice([dtypes.float64, draw.dtype])
         }
 
 

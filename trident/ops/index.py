@@ -714,7 +714,7 @@ class nonzero_places:
         kernels.nonzero(out, x)
 
     def samples(draw):
-        x = np.asarray(draw.tensor(draw.shape(0, 3))) > 0
+        x = np.asarray(draw.tensor(draw.shape(0, 3)) > 0)
         return (x,), {"count": int(x.sum())}
 
 

@@ -330,7 +330,7 @@ def cross_entropy(
     if target.dtype.is_floating_point:
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     _check_classes("cross_entropy", input, target, weight)
-    if weight is not None and weight.requires_grad:
+    if getattr(weight, "requires_grad", False):
         weight = weight.detach()  # a given number, as in torch
     return cross_entropy_index(
         input,

@@ -169,9 +169,9 @@ class bernoulli_loss:
 
     @jit
     def triton(p, y):
-        keep = tl.PropagateNan.ALL
-        far = tl.maximum(tl.log(1.0 - p), -100.0, propagate_nan=keep)
-        return (y - 1.0) * far - y * tl.maximum(tl.log(p), -100.0, propagate_nan=keep)
+        far = tl.maximum(tl.log(1.0 - p), -100.0, propagate_nan=tl.PropagateNan.ALL)
+        near = tl.maximum(tl.log(p), -100.0, propagate_nan=tl.PropagateNan.ALL)
+        return (y - 1.0) * far - y * near
 
     def vjp(g, p, y):
         dp = g * (p - y) / ops.maximum(p * (1.0 - p), 1e-12)

@@ -34,7 +34,9 @@ def _extremum(name: str, x: Any, dim: Any, keepdim: bool, other: Any) -> Any:
 
 
 @composite
-def max(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+def max(
+    x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None, axis: int | None = None
+) -> Any:
     """The maximum: ``max(x)`` of all elements; ``max(x, dim)`` a (values, indices) named tuple
     along an axis; ``max(x, y)`` elementwise. Gradients of ``max(x)`` are shared evenly among
     equals; those of ``max(x, dim)`` go to the index that was found.
@@ -42,17 +44,19 @@ def max(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) ->
     >>> trident.max(trident.tensor([[1., 5.], [3., 4.]]), 1).indices
     tensor([1, 1])
     """
-    return _extremum("max", x, dim, keepdim, other)
+    return _extremum("max", x, dim if axis is None else axis, keepdim, other)
 
 
 @composite
-def min(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+def min(
+    x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None, axis: int | None = None
+) -> Any:
     """The minimum: ``min(x)``, ``min(x, dim)`` (values, indices), or ``min(x, y)``; see ``max``.
 
     >>> trident.min(trident.tensor([[1., 5.], [3., 4.]]), 1).values
     tensor([1., 3.])
     """
-    return _extremum("min", x, dim, keepdim, other)
+    return _extremum("min", x, dim if axis is None else axis, keepdim, other)
 
 
 def _moments(

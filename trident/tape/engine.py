@@ -20,8 +20,8 @@ from ..backends.numpy import quiet_reset, quiet_set
 from ..errors import AutogradError, DeviceError, ShapeError
 from . import anomaly, node
 from .grad_mode import _enabled
-from .storage import settle
 from .node import ElementwiseNode, Node, Slot, fit
+from .storage import settle
 
 _FREED = (
     "backward: the graph was walked before and its saved tensors are freed; call "

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import backends, shapes
 from ..errors import AutogradError
 from ..ops.registry import REGISTRY, ops
+from ..ops.view import element_strides
 from . import node
 from .node import ElementwiseNode, Node, RuleNode, find_rule, rule_edges
 
@@ -76,8 +79,6 @@ def rebase(target: Any, shallow: Any) -> None:
 def _window(base: Any, view: Any) -> tuple[Any, dict[str, Any]] | None:
     """Where ``view`` lies in ``base``: the order of axes that makes ``base`` row-major (None: as it is)
     and the window in that order. None where the base has gaps or repeats itself."""
-    from ..ops.view import element_strides
-
     strides = element_strides(base)
     order = tuple(sorted(range(base.ndim), key=lambda i: -strides[i]))
     if not shapes.is_contiguous([base.shape[i] for i in order], [strides[i] for i in order]):
@@ -99,8 +100,6 @@ def _elements_between(base: Any, view: Any) -> int:
 
 def same_window(a: Any, b: Any) -> bool:
     """Whether two arrays of one base are the same elements in the same order."""
-    from ..ops.view import element_strides
-
     return (
         a.shape == b.shape
         and a.dtype == b.dtype
@@ -115,8 +114,8 @@ def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
 
 def overlaps(data: Any) -> bool:
     """Whether two indices of ``data`` may name one element (as in an expanded tensor)."""
-    from ..ops.view import element_strides
-
+    if data.flags.forc if isinstance(data, np.ndarray) else data.is_contiguous():
+        return False
     reach = 0
     axes = [(abs(st), n) for st, n in zip(element_strides(data), data.shape) if n > 1]
     for stride, n in sorted(axes):

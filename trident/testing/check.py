@@ -216,7 +216,7 @@ def check_gradient(op: Op, draw: Draw, device: str = "cpu") -> None:
 
     if not any(o.requires_grad for o in run(op, given, attrs)):
         return
-    gradcheck(call, given, eps=1e-6, atol=2e-5, rtol=1e-3, directions=2)
+    gradcheck(call, given, eps=1e-6, atol=1e-5, rtol=1e-4, directions=2)
     gradgradcheck(call, given, eps=1e-6, atol=1e-4, rtol=1e-2)
 
 

@@ -98,6 +98,7 @@ class HypothesisDraw(Draw):
         self.data = data
         self.dtype = dtype
         self.strided = strided
+        self.arrays = 0
 
     def integer(self, low: int, high: int) -> int:
         from hypothesis import strategies as st
@@ -105,4 +106,5 @@ class HypothesisDraw(Draw):
         return self.data.draw(st.integers(low, high))
 
     def values(self) -> np.random.Generator:
-        return np.random.default_rng(self.integer(0, 2**16))
+        self.arrays += 1  # two arrays must differ, also where both seeds shrink to 0
+        return np.random.default_rng([self.integer(0, 2**16), self.arrays])
