@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps, for CI")
     args = parser.parse_args()
-    steps = 100 if args.quick else args.steps
+    steps = 40 if args.quick else args.steps
 
     torch.manual_seed(args.seed)
     probe = torch.randn(7, dtype=torch.float64, device=args.device, requires_grad=True)

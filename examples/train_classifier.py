@@ -214,13 +214,17 @@ def save_curves(history, path):
 def save_predictions(dataset, truth, said, classes, path, columns=8, rows=5):
     """Test images with the predicted class, mistakes first and in red with the right class."""
     plt = pyplot()
-    wrong = np.flatnonzero(truth != said)
-    right = np.flatnonzero(truth == said)
-    spread = right[np.linspace(0, len(right) - 1, min(len(right), columns * rows)).astype(int)]
-    chosen = np.concatenate([wrong, spread])[: columns * rows]
+    wrong, right = np.flatnonzero(truth != said), np.flatnonzero(truth == said)
+    n_wrong = min(len(wrong), max(columns * rows // 2, columns * rows - len(right)))
+    n_right = min(len(right), columns * rows - n_wrong)
+    chosen = np.concatenate([evenly(wrong, n_wrong), evenly(right, n_right)])
     short = [name.split(" - ")[0] for name in classes]
+    gap = " " if max(map(len, short)) < 4 else "\n"  # long names take two lines
     figure, panels = plt.subplots(
-        rows, columns, figsize=(1.15 * columns, 1.42 * rows + 0.4), layout="constrained"
+        rows,
+        columns,
+        figsize=(1.15 * columns, (1.42 if gap == " " else 1.6) * rows + 0.4),
+        layout="constrained",
     )
     for axes in panels.flat:
         axes.axis("off")
@@ -231,7 +235,7 @@ def save_predictions(dataset, truth, said, classes, path, columns=8, rows=5):
         if said[i] == truth[i]:
             axes.set_title(short[said[i]], fontsize=9, color="0.25", pad=3)
             continue
-        text = f"{short[said[i]]} (is {short[truth[i]]})"
+        text = f"{short[said[i]]}{gap}(is {short[truth[i]]})"
         axes.set_title(text, fontsize=9, color="#c62828", fontweight="bold", pad=3)
         axes.axis("on")
         axes.set(xticks=[], yticks=[])
@@ -242,6 +246,11 @@ def save_predictions(dataset, truth, said, classes, path, columns=8, rows=5):
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def evenly(items, n):
+    """``n`` of the items, spread over all of them."""
+    return items[np.linspace(0, len(items) - 1, n).astype(int)] if n else items[:0]
 
 
 def pyplot():
@@ -364,7 +373,7 @@ def main():
     print(f"\ntest accuracy {accuracy:.2%}, trained {seconds:.1f} s")
     save_curves(history, args.out / "curves.png")
     save_predictions(test_set, truth, said, classes, args.out / "predictions.png")
-    print(f"curves.png, predictions.png and checkpoint.safetensors are in {args.out}")
+    print(f"pictures and checkpoint are in {args.out}")
 
 
 if __name__ == "__main__":

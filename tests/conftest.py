@@ -1,7 +1,7 @@
 """Options and fixtures shared by all tests.
 
-``pytest --device cuda`` runs the device tests on the cuda device: a GPU, or Triton's interpreter where
-TRITON_INTERPRET=1 is set.
+``pytest --device cuda`` runs the device tests on the cuda device: a GPU, or Triton's interpreter
+where TRITON_INTERPRET=1 is set.
 """
 
 from __future__ import annotations

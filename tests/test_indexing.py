@@ -16,7 +16,7 @@ def values(x):
     return x.detach().cpu().numpy()
 
 
-# ---- generated indices ----------------------------------------------------------------------------
+# ---- generated indices --------------------------------------------------------------------------
 
 
 @st.composite
@@ -154,7 +154,7 @@ def test_gradient_of_writes(device, case):
     np.testing.assert_array_equal(values(x.grad), want.reshape(shape))
 
 
-# ---- chosen cases ---------------------------------------------------------------------------------
+# ---- chosen cases -------------------------------------------------------------------------------
 
 
 def test_index_kinds(device, rng):
@@ -320,7 +320,7 @@ def test_write_errors(device):
         x[0] = [1.0, 2.0, 3.0]
     with pytest.raises(ShapeError, match="setitem"):
         x[x > -1] = trident.ones(5, device=device)
-    with pytest.raises(DTypeError, match="setitem: 1.5 does not fit into a int64 tensor"):
+    with pytest.raises(DTypeError, match=r"setitem: 1.5 does not fit into a int64 tensor"):
         x.long()[0] = 1.5
     w = trident.ones(2, device=device, requires_grad=True)
     with pytest.raises(AutogradError, match="setitem: a leaf tensor that requires grad"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trident
 from trident.autograd import Function, grad, gradcheck, gradgradcheck
@@ -124,7 +126,7 @@ def test_second_derivatives_of_writes(rng):
     assert gradcheck(f, (x, w)) and gradgradcheck(f, (x, w))
 
 
-# ---- saved tensors that are overwritten -----------------------------------------------------------
+# ---- saved tensors that are overwritten ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_a_weight_changed_between_forward_and_backward(device):
     y = (w * x).sum()
     with trident.no_grad():
         w.sub_(1)
-    with pytest.raises(AutogradError, match="operand x, .* overwritten by sub_"):
+    with pytest.raises(AutogradError, match=r"operand x, .* overwritten by sub_"):
         y.backward()
     y = (w * x).sum()
     optimizer = trident.optim.SGD([w], lr=0.1)
@@ -210,7 +212,7 @@ def test_a_gradient_that_is_used_and_then_accumulated_into(device):
         loss.backward()
 
 
-# ---- leaves ---------------------------------------------------------------------------------------
+# ---- leaves -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_views_of_leaves(device):
     close(w, [5, 2])
 
 
-# ---- views ----------------------------------------------------------------------------------------
+# ---- views --------------------------------------------------------------------------------------
 
 
 def test_a_write_through_a_view_reaches_the_base(device, rng):
@@ -402,7 +404,7 @@ def test_read_only_arrays_cannot_be_written():
     assert (x * 2).tolist() == [2, 2, 2]
 
 
-# ---- .data ----------------------------------------------------------------------------------------
+# ---- .data --------------------------------------------------------------------------------------
 
 
 def test_data(device):
@@ -445,7 +447,7 @@ def test_parameters_share_and_count_with_their_source(device):
         y.backward()
 
 
-# ---- conversions and shapes -----------------------------------------------------------------------
+# ---- conversions and shapes ---------------------------------------------------------------------
 
 
 def test_dtypes_of_writes(device):
@@ -477,7 +479,7 @@ def test_shapes_of_writes(device):
         ShapeError, match=r"add_: the result has shape \(2, 3\), which does not fit"
     ):
         x.add_(trident.ones(3, device=device))
-    with pytest.raises(ShapeError, match="copy_|expand"):
+    with pytest.raises(ShapeError, match=r"copy_|expand"):
         x.copy_(trident.ones(3, device=device))
     assert x.tolist() == [[1], [1]]
     x.copy_(trident.tensor(4.0))
@@ -537,5 +539,64 @@ def test_a_function_that_saved_its_output_sees_writes(device):
 
     y = Exp.apply(leaf([1.0], device))
     y.add_(1)
-    with pytest.raises(AutogradError, match="saved tensor 0, .* overwritten by add_"):
+    with pytest.raises(AutogradError, match=r"saved tensor 0, .* overwritten by add_"):
         y.backward()
+
+
+# ---- random programs --------------------------------------------------------------------------
+
+VIEW_STEPS = [
+    lambda t: t[0],
+    lambda t: t[1:],
+    lambda t: t.reshape(-1),
+    lambda t: t.T,
+    lambda t: t[..., ::2],
+    lambda t: t.unsqueeze(0),
+]
+WRITE_STEPS = [
+    lambda t, w: t.mul_(1.5),
+    lambda t, w: t.mul_(w[1]),
+    lambda t, w: t.add_(w[:1]),
+    lambda t, w: t.sin_(),
+    lambda t, w: t.fill_(0.7),
+    lambda t, w: t.__setitem__(0, w[2]),
+    lambda t, w: t.__setitem__((..., 0), 2.0 * t[..., -1]),
+    lambda t, w: t.copy_(t * w[0]),
+]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("vvwwwr"), st.integers(0, 7), st.integers(0, 9)),
+        min_size=3,
+        max_size=10,
+    )
+)
+def test_random_programs_of_views_and_writes(steps):
+    """Views, writes through any of them, reads in between: the gradient is that of the values that
+    the program computes (finite differences run the same writes), or the program raises."""
+
+    def program(x, w):
+        pool = [x * 1.5, trident.full((3, 4), 0.5, dtype=trident.float64), (x * 2).T]
+        total = 0.0
+        for kind, choice, which in steps:
+            t = pool[which % len(pool)]
+            if kind == "v" and t.ndim and t.numel() > 1:
+                pool.append(VIEW_STEPS[choice % len(VIEW_STEPS)](t))
+            elif kind == "w" and t.ndim and t.numel():
+                WRITE_STEPS[choice % len(WRITE_STEPS)](t, w)
+            elif kind == "r":
+                total = total + (t * (choice + 1)).sum()
+        for i, t in enumerate(pool):
+            total = total + (t * t * (i + 1)).sum()
+        return total
+
+    rng = np.random.default_rng(len(steps))
+    x, w = leaf(rng.uniform(0.5, 1.5, (3, 4))), leaf(rng.uniform(0.5, 1.5, 4))
+    try:
+        total = program(x, w)
+        total.backward()
+    except AutogradError as error:
+        assert "overwritten" in str(error)
+        return
+    assert gradcheck(program, (x, w), atol=1e-4)

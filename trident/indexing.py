@@ -1,9 +1,9 @@
 """``x[index]`` and ``x[index] = value``: ints, slices, Ellipsis, None, int tensors, boolean masks.
 
-Basic parts become one view. What is left are integer index tensors on some axes of that view (a mask
-counts as the ``nonzero`` of itself); those axes are moved to the front and handed to ``index_get`` or
-``index_put``. The axes of the result stand where the indexed axes stood if those were neighbours, else
-in front, as in numpy and torch.
+Basic parts become one view. What is left are integer index tensors on some axes of that view (a
+mask counts as the ``nonzero`` of itself); those axes are moved to the front and handed to
+``index_get`` or ``index_put``. The axes of the result stand where the indexed axes stood if those
+were neighbours, else in front, as in numpy and torch.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def put(x: Tensor, index: Any, value: Any) -> None:
     basic, advanced = parse(x, index)
     dispatch.check_writable("setitem", x, (value,))
     base = x if x._base is None else x._base
-    if not advanced and isinstance(value, Tensor) and value._base is base:
-        if storage.same_window(value._data, ops.slice_view(x.detach(), index=basic)._data):
-            return  # the end of x[i] += y: the view has been written, and x knows
+    written = isinstance(value, Tensor) and value._base is base and not advanced
+    if written and storage.same_window(value._data, ops.slice_view(x.detach(), index=basic)._data):
+        return  # the end of x[i] += y: the view has been written, and x knows
     if x._version is None:
         x._version = Version()
         x._seen = 0
@@ -230,8 +230,8 @@ def _normalise(x: Tensor, item: Any) -> Any:
 
 
 def _arrange(x: Tensor, basic: tuple, advanced: dict[int, Tensor]) -> tuple:
-    """The basic view, the order that brings its indexed axes to the front, the index tensors, and the
-    order that puts the axes of the result where they belong."""
+    """The basic view, the order that brings its indexed axes to the front, the index tensors, and
+    the order that puts the axes of the result where they belong."""
     y = ops.slice_view(x, index=basic)
     taken = sorted(advanced)
     rest = [a for a in range(y.ndim) if a not in advanced]

@@ -28,7 +28,8 @@ _NAMES = {
 
 
 class TensorType:
-    """A constructor of 2018: ``FloatTensor(2, 3)`` is uninitialised, ``FloatTensor([1, 2])`` holds data."""
+    """A constructor of 2018: ``FloatTensor(2, 3)`` is uninitialised, ``FloatTensor([1, 2])`` holds
+    data."""
 
     def __init__(self, name: str, dtype: DType, device: str) -> None:
         self.name = name
@@ -38,7 +39,8 @@ class TensorType:
     def __call__(self, *args: Any) -> Tensor:
         new = f"trident.tensor(data, dtype=trident.{self.dtype.name}"
         new += ', device="cuda")' if self.device == "cuda" else ")"
-        warnings.warn(f"{self} is the spelling of 2018; use {new}", DeprecationWarning, stacklevel=2)
+        text = f"{self} is the spelling of 2018; use {new}"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
         if len(args) == 1 and not isinstance(args[0], int):
             return tensor(args[0], dtype=self.dtype, device=self.device)
         return empty(_spread(args) if args else (0,), dtype=self.dtype, device=self.device)

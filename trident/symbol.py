@@ -11,8 +11,8 @@ from .ops.operators import Operators
 from .ops.registry import Op, Spec
 
 _NO_VALUE = (
-    "{what} of a symbol: while an op is captured its values are not known, so Python cannot branch on "
-    "them or convert them; use where(condition, a, b)"
+    "{what} of a symbol: while an op is captured its values are not known, so Python cannot branch "
+    "on them or convert them; use where(condition, a, b)"
 )
 
 
@@ -28,8 +28,8 @@ class Symbol(Operators):
     def _apply(self, op: Op, args: tuple, attrs: dict[str, Any]) -> Symbol:
         if op.kind != "elementwise":
             raise AutogradError(
-                f"{self.graph.name}: {op.name} is not elementwise; a rule of an elementwise op is a "
-                "scalar formula in operators and elementwise ops"
+                f"{self.graph.name}: {op.name} is not elementwise; a rule of an elementwise op is "
+                "a scalar formula in operators and elementwise ops"
             )
         refs = tuple(a.ref if isinstance(a, Symbol) else a for a in args)
         return Symbol(self.graph, self.graph.add(op, refs, attrs))  # type: ignore[arg-type]
@@ -42,7 +42,8 @@ class Symbol(Operators):
 
 
 class ShapeSymbol(Operators):
-    """A value of which only shape and dtype are known: runs a fused op's body to infer its result."""
+    """A value of which only shape and dtype are known: runs a fused op's body to infer its
+    result."""
 
     __slots__ = ("spec",)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from ..tensor import Tensor
 from ..tape.anomaly import detect_anomaly, is_anomaly_enabled, set_detect_anomaly
 from ..tape.engine import backward, grad
-from .function import Function, FunctionCtx, once_differentiable
 from ..tape.grad_mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
-from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 from ..tape.node import Node
+from ..tensor import Tensor
+from .function import Function, FunctionCtx, once_differentiable
+from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 
 
 def Variable(data: Tensor, requires_grad: bool = False, volatile: bool | None = None) -> Tensor:

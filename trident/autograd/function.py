@@ -88,8 +88,8 @@ class FunctionNode(Node):
             result = result[:-1]
         if len(result) != n:
             raise AutogradError(
-                f"{self.cls.__name__}.backward: must return one gradient per input of forward, {n}; "
-                f"got {len(result)}"
+                f"{self.cls.__name__}.backward: must return one gradient per input of forward, "
+                f"{n}; got {len(result)}"
             )
         for i, (r, e) in enumerate(zip(result, self.edges)):
             if r is None or e is None:
@@ -132,10 +132,12 @@ class _Template:
 
 
 class Function:
-    """Subclass with static ``forward(ctx, *inputs)`` and ``backward(ctx, *grad_outputs)``; call ``apply``.
+    """An operation with its own gradient: subclass with static ``forward(ctx, *inputs)`` and
+    ``backward(ctx, *grad_outputs)``, and call ``apply``.
 
-    ``forward(*inputs)`` with a separate ``setup_context(ctx, inputs, output)`` works too. Operations
-    inside ``forward`` are not recorded; those inside ``backward`` are, under ``create_graph``.
+    ``forward(*inputs)`` with a separate ``setup_context(ctx, inputs, output)`` works too.
+    Operations inside ``forward`` are not recorded; those inside ``backward`` are, under
+    ``create_graph``.
 
     >>> class Cube(trident.autograd.Function):
     ...     @staticmethod
@@ -188,8 +190,8 @@ class Function:
         for d in ctx._dirty:
             if d._requires_grad and d._node is None:
                 raise AutogradError(
-                    f"{cls.__name__}.forward: a leaf tensor that requires grad is overwritten in place "
-                    "(mark_dirty); clone() it first"
+                    f"{cls.__name__}.forward: a leaf tensor that requires grad is overwritten in "
+                    "place (mark_dirty); clone() it first"
                 )
         several = isinstance(result, tuple)
         given = result if several else (result,)

@@ -1,7 +1,7 @@
 """Gradients against finite differences, along random directions.
 
-A direction per input instead of one difference per element: the cost does not grow with the size, and
-an error in any element shows with probability one.
+A direction per input instead of one difference per element: the cost does not grow with the size,
+and an error in any element shows with probability one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import AutogradError
-from ..tensor import Tensor, tensor_of
 from ..tape.engine import grad
 from ..tape.grad_mode import enable_grad, no_grad
+from ..tensor import Tensor, tensor_of
 
 
 class GradcheckError(AutogradError):
@@ -49,8 +49,8 @@ def gradcheck(
     """Whether the gradients of ``func(*inputs)`` agree with central differences.
 
     inputs: float64 tensors with requires_grad (others are constants). Each of ``directions`` rounds
-    compares ``<v, J u>`` for random u and v. Raises GradcheckError (or returns False) where they differ
-    by more than ``atol + rtol * |numerical|``.
+    compares ``<v, J u>`` for random u and v. Raises GradcheckError (or returns False) where they
+    differ by more than ``atol + rtol * |numerical|``.
 
     >>> x = trident.tensor([0.3, -1.2], dtype=trident.float64, requires_grad=True)
     >>> trident.autograd.gradcheck(lambda x: x.sin() * x, x)
@@ -86,8 +86,8 @@ def gradcheck(
                 if not raise_exception:
                     return False
                 raise GradcheckError(
-                    f"gradcheck: the gradient of inputs[{i}], shape {tuple(args[i].shape)}, along a "
-                    f"random direction is {got:.10g}; finite differences give {want:.10g}"
+                    f"gradcheck: the gradient of inputs[{i}], shape {tuple(args[i].shape)}, along "
+                    f"a random direction is {got:.10g}; finite differences give {want:.10g}"
                 )
     return True
 
@@ -121,7 +121,7 @@ def gradgradcheck(
     raise_exception: bool = True,
     seed: int = 1,
 ) -> bool:
-    """Whether second derivatives agree with differences of the first: ``gradcheck`` of the gradient.
+    """Whether second derivatives agree with differences of the first.
 
     >>> x = trident.tensor([0.3, -1.2], dtype=trident.float64, requires_grad=True)
     >>> trident.autograd.gradgradcheck(lambda x: x**3, x)

@@ -86,18 +86,15 @@ def _top(x: np.ndarray, dim: int, descending: bool, k: int) -> tuple[np.ndarray,
     """A few of many: partition, then sort what was found. No NaN."""
     key = _reversed(x) if descending else x
     head = (slice(None),) * (dim % x.ndim) + (slice(0, k),)
-    edge = np.partition(key, k - 1, axis=dim)
-    edge = edge[(slice(None),) * (dim % x.ndim) + (slice(k - 1, k),)]
-    # of the elements equal to the last one taken, the first ones count, as in a stable sort
-    below = key < edge
-    level = key == edge
-    room = k - below.sum(dim, keepdims=True)
-    level &= np.cumsum(level, dim) <= room
-    taken = below | level
-    found = np.argsort(~taken, axis=dim, kind="stable")[head]
-    order = np.argsort(np.take_along_axis(key, found, dim), axis=dim, kind="stable")
-    found = np.take_along_axis(found, order, dim)
-    return np.take_along_axis(x, found, dim), found
+    found = np.sort(np.argpartition(key, k - 1, axis=dim)[head], axis=dim)
+    keys = np.take_along_axis(key, found, dim)
+    edge = keys.max(dim, keepdims=True)
+    if ((key == edge).sum(dim) != (keys == edge).sum(dim)).any():
+        # more elements equal the last one taken than were taken: the first ones count
+        order = np.argsort(key, axis=dim, kind="stable")[head]
+        return np.take_along_axis(x, order, dim), np.ascontiguousarray(order)
+    order = np.take_along_axis(found, np.argsort(keys, axis=dim, kind="stable"), dim)
+    return np.take_along_axis(x, order, dim), order
 
 
 @composite

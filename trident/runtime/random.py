@@ -28,6 +28,9 @@ _BLOCK = (
 )
 
 
+_CHUNK = 1024  # blocks of the stream that small draws share
+
+
 @functools.lru_cache(maxsize=64)
 def _round_keys(seed: int) -> list[np.ndarray]:
     key = np.array([[seed & 0xFFFFFFFF], [seed >> 32 & 0xFFFFFFFF]], np.uint64)
@@ -69,7 +72,18 @@ def philox(seed: int, offset: int, n: int, plane: int = 0) -> np.ndarray:
 
     ``plane`` is counter word 2: other planes give other words to the same elements.
     """
+    start = offset % _CHUNK * 4
+    if n <= 1024 and start + n <= _CHUNK * 4:
+        return _chunk(seed, offset // _CHUNK, plane)[start : start + n]
     return philox_blocks(seed, offset, -(-n // 4), (plane, 0)).reshape(-1)[:n]
+
+
+@functools.lru_cache(maxsize=16)
+def _chunk(seed: int, number: int, plane: int) -> np.ndarray:
+    """A piece of the stream that is kept: small draws, one after the other, are cut from it."""
+    words = philox_blocks(seed, number * _CHUNK, _CHUNK, (plane, 0)).reshape(-1)
+    words.flags.writeable = False
+    return words
 
 
 def words64(seed: int, offset: int, n: int) -> np.ndarray:

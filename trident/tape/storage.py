@@ -1,8 +1,9 @@
 """Several tensors on one memory: how a recorded write reaches the histories of all of them.
 
-A write through a view rebinds the view; ``rebase`` then says in the base's history that its window was
-replaced. Other views of that base learn of it when they are used next: ``settle`` gives them a history
-as windows of the base. A window is (shape, strides, offset) in the row-major order of the base's axes.
+A write through a view rebinds the view; ``rebase`` then says in the base's history that its window
+was replaced. Other views of that base learn of it when they are used next: ``settle`` gives them a
+history as windows of the base. A window is (shape, strides, offset) in the row-major order of the
+base's axes.
 
 Source: PyTorch's CopySlices and view-and-in-place rules, the same idea in our terms.
 """
@@ -27,12 +28,12 @@ def recorded(op: Any, args: tuple, attrs: dict[str, Any], data: Any) -> Any:
 
 
 def is_stale(t: Any) -> bool:
-    """Whether a recorded write went through another tensor on this memory since ``t`` was last used."""
+    """Whether a recorded write went through another tensor on this memory, unseen by ``t``."""
     return t._version is not None and t._version.taped > t._seen
 
 
 def settle(name: str, t: Any) -> bool:
-    """Bring the history of ``t`` up to date; says whether it had to. Raises where that is impossible."""
+    """Bring the history of ``t`` up to date; says whether it had to. Raises where it cannot."""
     if not is_stale(t):
         return False
     base, version = t._base, t._version
@@ -47,9 +48,9 @@ def settle(name: str, t: Any) -> bool:
             t._seen = version.n
             return True
     raise AutogradError(
-        f"{name}: an operand of shape {tuple(t._data.shape)} was overwritten through another tensor on "
-        f"the same memory (by {version.writer}), so its recorded history is stale. Write through this "
-        "tensor itself (x[...] = value), or clone() before writing"
+        f"{name}: an operand of shape {tuple(t._data.shape)} was overwritten through another "
+        f"tensor on the same memory (by {version.writer}), so its recorded history is stale. Write "
+        "through this tensor itself (x[...] = value), or clone() before writing"
     )
 
 
@@ -77,8 +78,8 @@ def rebase(target: Any, shallow: Any) -> None:
 
 
 def _window(base: Any, view: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Where ``view`` lies in ``base``: the order of axes that makes ``base`` row-major (None: as it is)
-    and the window in that order. None where the base has gaps or repeats itself."""
+    """Where ``view`` lies in ``base``: the order of axes that makes ``base`` row-major (None: as it
+    is) and the window in that order. None where the base has gaps or repeats itself."""
     strides = element_strides(base)
     order = tuple(sorted(range(base.ndim), key=lambda i: -strides[i]))
     if not shapes.is_contiguous([base.shape[i] for i in order], [strides[i] for i in order]):
@@ -126,8 +127,8 @@ def overlaps(data: Any) -> bool:
 
 
 def keep_before(before: Any, root: Node, since: int) -> None:
-    """Give ``before``, what an in-place op computed from, memory of its own where a node recorded after
-    ``since`` has saved it: its old memory is about to be overwritten."""
+    """Give ``before``, what an in-place op computed from, memory of its own where a node recorded
+    after ``since`` has saved it: its old memory is about to be overwritten."""
     old, kept = before._data, None
     stack, seen = [root], set()
     while stack:
