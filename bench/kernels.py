@@ -52,7 +52,9 @@ def collect(quick: bool) -> list[Any]:
                     args, attrs = sample(op, Draw(seed, d, strided=seed % 2 == 1), d)
                     if isinstance(op, InPlace):
                         lists = [
-                            [tensors((np.asarray(a),), "cuda")[0] for a in x] if isinstance(x, list) else x
+                            [tensors((np.asarray(a),), "cuda")[0] for a in x]
+                            if isinstance(x, list)
+                            else x
                             for x in args
                         ]
                         getattr(trident.ops, op.name)(*lists, **attrs)
@@ -77,7 +79,9 @@ def collect(quick: bool) -> list[Any]:
 def _flags(s: Any) -> tuple:
     """Constants that choose a path through the kernel (not sizes)."""
     return tuple(
-        str(v) for (_,), v in s.constants if v is None or isinstance(v, bool) or not isinstance(v, int)
+        str(v)
+        for (_,), v in s.constants
+        if v is None or isinstance(v, bool) or not isinstance(v, int)
     )
 
 
@@ -103,13 +107,19 @@ def describe(s: Any, target: str) -> dict[str, Any]:
     try:
         compiled = s.compile(target)
     except Exception as error:
-        lines = [t.strip() for t in str(error).splitlines() if t.strip() and set(t.strip()) != {"^"}]
+        lines = [
+            t.strip() for t in str(error).splitlines() if t.strip() and set(t.strip()) != {"^"}
+        ]
         return {**row, "error": f"{type(error).__name__}: {' / '.join(lines[-3:])[:300]}"}
     row["shared"] = compiled.metadata.shared
     if target.startswith("sm_"):
         row.update(_nvidia(compiled, target))
-        row["mma"] = len(re.findall(r"\b(?:wgmma|mma|tcgen05\.mma)\S*\.sync|tcgen05\.mma", compiled.asm["ptx"]))
-        row["vec"] = len(re.findall(r"ld\.global\S*\.v[24]|st\.global\S*\.v[24]", compiled.asm["ptx"]))
+        row["mma"] = len(
+            re.findall(r"\b(?:wgmma|mma|tcgen05\.mma)\S*\.sync|tcgen05\.mma", compiled.asm["ptx"])
+        )
+        row["vec"] = len(
+            re.findall(r"ld\.global\S*\.v[24]|st\.global\S*\.v[24]", compiled.asm["ptx"])
+        )
     else:
         text = compiled.asm["amdgcn"]
         number = lambda name: int(re.search(rf"\.{name}:\s+(\d+)", text).group(1))  # type: ignore[union-attr]  # noqa: E731

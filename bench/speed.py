@@ -44,7 +44,9 @@ def _import_seconds(library: str) -> float:
         "import numpy, time; t = time.perf_counter(); "
         f"import {library}; print(time.perf_counter() - t)"
     )
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    )
 
 
 def _row(name: str, ours: list[float], theirs: list[float], unit: str) -> tuple[str, float]:
@@ -79,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     missed = []
     for name in options.only:
         if name == "import":
-            found = {lib: [_import_seconds(lib) for _ in range(options.rounds)] for lib in LIBRARIES}
+            found = {
+                lib: [_import_seconds(lib) for _ in range(options.rounds)] for lib in LIBRARIES
+            }
             lines = [_row(name, found["trident"], found["torch"], "s")]
         else:
             runs: dict[str, list[dict]] = {lib: [] for lib in LIBRARIES}

@@ -1,8 +1,8 @@
 """``python -m tests``: every check of the project, two at a time; exit code 0 if all pass.
 
-    python -m tests               what CI runs
-    python -m tests lint cpu      only the named steps
-    python -m tests --list        their names
+python -m tests               what CI runs
+python -m tests lint cpu      only the named steps
+python -m tests --list        their names
 """
 
 from __future__ import annotations

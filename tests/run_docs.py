@@ -68,7 +68,9 @@ def public_functions():
     return sorted(FUNCTIONS.items())
 
 
-@pytest.mark.parametrize("name, function", public_functions(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    "name, function", public_functions(), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_public_functions_have_a_docstring(name, function):
     assert (function.__doc__ or "").strip(), f"{name} has no docstring"
 

@@ -511,15 +511,19 @@ def write_fits(name: str, target: Tensor, result: Tensor) -> None:
         from .errors import wrong
 
         raise wrong(
-            name, f"the result has shape {tuple(data.shape)}, which does not fit in place into "
-            f"{tuple(target._data.shape)}", hint="use the out-of-place form",
+            name,
+            f"the result has shape {tuple(data.shape)}, which does not fit in place into "
+            f"{tuple(target._data.shape)}",
+            hint="use the out-of-place form",
         )
     if result.dtype is not target.dtype and _rank(result.dtype) > _rank(target.dtype):
         from .errors import DTypeError, wrong
 
         raise wrong(
-            name, f"a {result.dtype.name} result cannot be written into a {target.dtype.name} tensor",
-            error=DTypeError, hint="use the out-of-place form, or convert with .to(dtype)",
+            name,
+            f"a {result.dtype.name} result cannot be written into a {target.dtype.name} tensor",
+            error=DTypeError,
+            hint="use the out-of-place form, or convert with .to(dtype)",
         )
 
 
@@ -532,13 +536,13 @@ def rebind(name: str, target: Tensor, result: Tensor) -> Tensor:
     if target._version is None:
         target._version = Version()
     version = target._version
-    stale = version.taped > target._seen  # only under no_grad: elsewhere the target was settled first
+    stale = (
+        version.taped > target._seen
+    )  # only under no_grad: elsewhere the target was settled first
     version.bump(name)
     if not stale:
         target._seen = version.n
-    if result is not target and _enabled.get() and (
-        result._requires_grad or target._requires_grad
-    ):
+    if result is not target and _enabled.get() and (result._requires_grad or target._requires_grad):
         node: Node | None = result._node
         if isinstance(node, ElementwiseNode) and node.out is not None:
             node.save_out(target._data, version)

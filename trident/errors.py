@@ -52,9 +52,13 @@ def wrong(
     return error(text)
 
 
-def missing_name(module: str, name: str, known: Iterable[str], hint: str | None = None) -> AttributeError:
+def missing_name(
+    module: str, name: str, known: Iterable[str], hint: str | None = None
+) -> AttributeError:
     """The AttributeError for a name that is not there, naming the nearest one that is."""
-    near = difflib.get_close_matches(name, [k for k in known if not k.startswith("_")], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(
+        name, [k for k in known if not k.startswith("_")], n=1, cutoff=0.5
+    )
     text = f"{module} has no attribute {name!r}"
     if hint:
         text += f"; {hint}"

@@ -99,9 +99,7 @@ def infer_reshape(op: str, shape: Shape, wanted: Sequence[int]) -> Shape:
             raise wrong(op, f"shape {wanted} does not divide the {n} elements of {tuple(shape)}")
         wanted = tuple(n // rest if w == -1 else w for w in wanted)
     if numel(wanted) != n:
-        raise wrong(
-            op, f"{tuple(shape)} has {n} elements, {wanted} would have {numel(wanted)}"
-        )
+        raise wrong(op, f"{tuple(shape)} has {n} elements, {wanted} would have {numel(wanted)}")
     return wanted
 
 

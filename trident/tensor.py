@@ -264,7 +264,9 @@ class Tensor(operators.Operators):
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Call ``hook(tensor)`` after a gradient was added to a leaf's ``grad``."""
         if self._node is not None:
-            raise AutogradError("register_post_accumulate_grad_hook: only leaves accumulate gradients")
+            raise AutogradError(
+                "register_post_accumulate_grad_hook: only leaves accumulate gradients"
+            )
         if self._accumulate_hooks is None:
             self._accumulate_hooks = []
         return RemovableHandle(self._accumulate_hooks, hook)
@@ -487,9 +489,7 @@ class Tensor(operators.Operators):
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         if self._node is not None:
-            raise AutogradError(
-                "deepcopy: only leaves can be deep-copied; use x.detach().clone()"
-            )
+            raise AutogradError("deepcopy: only leaves can be deep-copied; use x.detach().clone()")
         out = object.__new__(type(self))
         out._data = backends.of(self._data).copy(self._data)
         out._requires_grad = self._requires_grad
@@ -668,7 +668,36 @@ def _in_place(name: str, function: Callable) -> Callable:
 
 
 _ALSO_IN_PLACE = set(
-    ["add", "sub", "div", "subtract", "multiply", "divide", "true_divide", "pow", "clamp", "clip", "nan_to_num", "masked_fill", "masked_scatter", "scatter", "scatter_add", "index_add", "index_copy", "index_fill", "index_put", "tril", "triu", "cumsum", "cumprod", "absolute", "negative", "arcsin", "arccos", "arctan"]
+    [
+        "add",
+        "sub",
+        "div",
+        "subtract",
+        "multiply",
+        "divide",
+        "true_divide",
+        "pow",
+        "clamp",
+        "clip",
+        "nan_to_num",
+        "masked_fill",
+        "masked_scatter",
+        "scatter",
+        "scatter_add",
+        "index_add",
+        "index_copy",
+        "index_fill",
+        "index_put",
+        "tril",
+        "triu",
+        "cumsum",
+        "cumprod",
+        "absolute",
+        "negative",
+        "arcsin",
+        "arccos",
+        "arctan",
+    ]
 )
 _I_METHODS = {
     "add": "add",

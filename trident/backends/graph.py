@@ -58,9 +58,7 @@ class Graph:
         n = len(self.inputs)
         return self.inputs[index] if index < n else f"v{index - n}"
 
-    def dtypes(
-        self, inputs: list[DType | None], weak: DType
-    ) -> tuple[list[DType], list[DType]]:
+    def dtypes(self, inputs: list[DType | None], weak: DType) -> tuple[list[DType], list[DType]]:
         """Per value: its dtype; per node: the dtype its operands are promoted to.
 
         ``inputs`` holds None for a Python number, which is weak: what is computed from such numbers

@@ -120,7 +120,10 @@ def check_takes(op: Elementwise, promoted: DType) -> None:
             "float": "a floating dtype",
         }[op.takes]
         raise wrong(
-            op.name, f"expected {expected}", got=promoted.name, error=DTypeError,
+            op.name,
+            f"expected {expected}",
+            got=promoted.name,
+            error=DTypeError,
             hint="convert with x.to(dtype)",
         )
 
@@ -204,7 +207,9 @@ def primitive(op: Primitive, args: Sequence, attrs: dict[str, Any]) -> Any:
                 continue
             if d.kind == "f" or d in _HALF:
                 if first is not None:
-                    op.infer(*specs(args), **attrs)  # floating dtypes differ: raises where that is wrong
+                    op.infer(
+                        *specs(args), **attrs
+                    )  # floating dtypes differ: raises where that is wrong
                 first = d
                 half = half or d.itemsize == 2
     token = quiet_set()

@@ -90,14 +90,14 @@ def run_graph(
     steps: list[Shape] = []
     if strided:
         tensors = [a for a, k in zip(used, kinds) if k not in (SCALAR, ONE)]
-        expanded = [shapes.broadcast_strides(graph.name, a.shape, a.strides, shape) for a in tensors]
+        expanded = [
+            shapes.broadcast_strides(graph.name, a.shape, a.strides, shape) for a in tensors
+        ]
         sizes, steps = _collapse(shape, expanded)
         kinds = [STRIDED if k == FLAT else k for k in kinds]
     by_index = dict(zip(live, kinds))
     inputs = tuple(
-        Input(a.dtype, by_index.get(i, FLAT))
-        if isinstance(a, DeviceArray)
-        else Input(None, SCALAR)
+        Input(a.dtype, by_index.get(i, FLAT)) if isinstance(a, DeviceArray) else Input(None, SCALAR)
         for i, a in enumerate(arrays)
     )
     kernel = emitter.kernel(key, graph, inputs, tuple(out_dtypes), len(sizes), scalar_as)
@@ -117,9 +117,9 @@ def elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> DeviceAr
     shape = shapes.broadcast(op.name, *[a.shape for a in args if hasattr(a, "shape")])
     key = (op.name, promoted.name, tuple(attrs.items()))
     graph = _promoted_graph(op, tuple(attrs.items()), promoted)
-    return run_graph(
-        key, graph, list(args), shape, [op.result_dtype(promoted)], promoted.compute
-    )[0]
+    return run_graph(key, graph, list(args), shape, [op.result_dtype(promoted)], promoted.compute)[
+        0
+    ]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -135,9 +135,7 @@ def _promoted_graph(op: Elementwise, attrs: tuple, promoted: DType) -> Graph:
 class _PromotedGraph(Graph):
     promoted: DType
 
-    def dtypes(
-        self, inputs: list[DType | None], weak: DType
-    ) -> tuple[list[DType], list[DType]]:
+    def dtypes(self, inputs: list[DType | None], weak: DType) -> tuple[list[DType], list[DType]]:
         values = [d or self.promoted for d in inputs]
         return [*values, self.nodes[0].op.result_dtype(self.promoted)], [self.promoted]
 

@@ -33,6 +33,7 @@ CHUNK_BYTES = 11 << 18  # scratch of one chunk: about one core's share of the ca
 SERIAL_BYTES = 256 << 10  # less scratch than this in all: threads cost more than they give
 BLAS_THREADS_FLOPS = 1 << 21  # a product this large is split by BLAS itself
 
+
 def _in_chunks(task: Callable, n: int, sample_bytes: int, product: int) -> list:
     """``[task(start, stop), ...]`` over the samples, in order, on all cores where that pays.
 

@@ -100,5 +100,3 @@ class arange_like:
 
     def samples(draw):
         return (draw.tensor((2,)),), {"n": draw.integer(0, 9), "dtype": draw.dtype}
-
-

@@ -107,7 +107,9 @@ class Op:
         self.required = len(self.operands) - len(self.optional)
         self.arity = len(self.operands)
         self._positional = [*self.operands, *self.attributes]
-        self.defaults = {k: v for k, v in self.attributes.items() if v is not inspect.Parameter.empty}
+        self.defaults = {
+            k: v for k, v in self.attributes.items() if v is not inspect.Parameter.empty
+        }
         self.vjp: Callable | None = None
         self.vjp_names: tuple[str, ...] = ()
         self.samples: Callable | None = None
@@ -331,8 +333,11 @@ def _named(function: Callable, body: Any) -> Callable:
     op: Op = function.op  # type: ignore[attr-defined]
     kinds = inspect.Parameter
     params = [
-        kinds(n, kinds.VAR_POSITIONAL if op.variadic else kinds.POSITIONAL_OR_KEYWORD,
-              default=op.optional.get(n, empty))
+        kinds(
+            n,
+            kinds.VAR_POSITIONAL if op.variadic else kinds.POSITIONAL_OR_KEYWORD,
+            default=op.optional.get(n, empty),
+        )
         for n in op.operands
     ]
     kind = kinds.KEYWORD_ONLY if op.variadic else kinds.POSITIONAL_OR_KEYWORD

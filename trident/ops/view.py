@@ -357,9 +357,7 @@ class diagonal:
         return Spec(shape, x.dtype)
 
     def view(x, *, offset=0, dim1=0, dim2=1):
-        shape, strides, start = _diagonal(
-            tuple(x.shape), element_strides(x), offset, dim1, dim2
-        )
+        shape, strides, start = _diagonal(tuple(x.shape), element_strides(x), offset, dim1, dim2)
         return _strided(x[start] if 0 not in shape else x, shape, strides)
 
     def vjp(g, x_spec, *, offset, dim1, dim2):
@@ -547,7 +545,9 @@ def unbind(x: Any, dim: int = 0) -> tuple:
 def t(x: Any) -> Any:
     """The transpose of a matrix (at most two axes); a view."""
     if x.ndim > 2:
-        raise wrong("t", "x must have at most 2 axes", got=tuple(x.shape), hint="use mT or transpose")
+        raise wrong(
+            "t", "x must have at most 2 axes", got=tuple(x.shape), hint="use mT or transpose"
+        )
     return x if x.ndim < 2 else transpose(x, 0, 1)
 
 

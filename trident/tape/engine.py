@@ -205,7 +205,9 @@ def _after(current: Node, grads: tuple, g: Any, graph: bool) -> tuple:
             outputs if isinstance(outputs, tuple) else (outputs,),
         )
         if new is not None:
-            grads = tuple(node.unwrap(x, graph) for x in (new if isinstance(new, tuple) else (new,)))
+            grads = tuple(
+                node.unwrap(x, graph) for x in (new if isinstance(new, tuple) else (new,))
+            )
     return grads
 
 

@@ -71,7 +71,7 @@ class Node:
             self.line = anomaly.user_line()
 
     def name(self) -> str:
-        """"MulBackward" for an op named mul."""
+        """ "MulBackward" for an op named mul."""
         text = "".join(part[:1].upper() + part[1:] for part in self.op.name.split("_"))
         return text + "Backward"
 
@@ -409,9 +409,14 @@ class FusedNode(Node):
         if graph or self.op.backward is None:
             return self._body_gradient(wrap(g, graph), mask, graph)
         arrays = tuple(getattr(a, "_data", a) for a in self.args)
-        backend: Any = backends.of(g if not isinstance(g, tuple) else next(x for x in g if x is not None))
+        backend: Any = backends.of(
+            g if not isinstance(g, tuple) else next(x for x in g if x is not None)
+        )
         if isinstance(g, tuple):
-            g = tuple(backend.full(o, o.shape, 0, o.dtype) if x is None else x for x, o in zip(g, self.out))
+            g = tuple(
+                backend.full(o, o.shape, 0, o.dtype) if x is None else x
+                for x, o in zip(g, self.out)
+            )
         return backend.fused_backward(
             self.op, g, arrays, self.attrs, self.out, self.residuals, mask
         )
@@ -441,9 +446,7 @@ class FusedNode(Node):
 
 def rule_edges(args: tuple) -> tuple:
     """Per operand: the node or leaf that its gradient goes to, or None."""
-    return tuple(
-        [(a._node or a) if getattr(a, "_requires_grad", False) else None for a in args]
-    )
+    return tuple([(a._node or a) if getattr(a, "_requires_grad", False) else None for a in args])
 
 
 # ---- between arrays and Tensors; tensor.py fills these in, so that this file need not import it

@@ -115,7 +115,9 @@ def check_values(op: Op, draw: Draw, dtype: DType, device: str = "cpu") -> None:
                          length=n, msg=here)  # fmt: skip
     for i, (b, t) in enumerate(zip(before, given)):
         if isinstance(b, np.ndarray):
-            same = np.array_equal(t._host().astype(np.float64), b.astype(np.float64), equal_nan=True)
+            same = np.array_equal(
+                t._host().astype(np.float64), b.astype(np.float64), equal_nan=True
+            )
             assert same, f"{op.name}[{dtype.name}, {device}]: operand {i} was modified"
 
 
@@ -158,8 +160,7 @@ def check_special(op: Elementwise, dtype: DType, device: str) -> None:
         np.tile(SPECIAL, 3)[i : i + SPECIAL.size] for i in range(op.arity)
     ]  # fmt: skip
     args = tuple(
-        (r > 0) if name in op.untyped else r.astype(dtype.np)
-        for name, r in zip(op.operands, rows)
+        (r > 0) if name in op.untyped else r.astype(dtype.np) for name, r in zip(op.operands, rows)
     )
     attrs = dict(op.defaults)
     (want,) = run(op, tensors(args, "cpu"), attrs)

@@ -69,7 +69,9 @@ class Draw:
             low = max(low, 0 if dtype is dtypes.uint8 else domain.whole_low)
             if domain.hole or domain.low > 0:
                 low = max(low, 1)
-            return rng.integers(int(np.ceil(low)), max(int(high), int(low)) + 1, shape).astype(dtype.np)
+            return rng.integers(int(np.ceil(low)), max(int(high), int(low)) + 1, shape).astype(
+                dtype.np
+            )
         x = rng.uniform(low, high, shape)
         if domain.hole:
             x = np.where(np.abs(x) < domain.hole, np.copysign(domain.hole + np.abs(x), x), x)
