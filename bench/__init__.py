@@ -1,1 +1,3 @@
-"""Benchmarks: ``python -m bench`` (speed beside peers), ``python -m bench kernels`` (what compiles)."""
+"""Benchmarks: ``python -m bench`` (speed beside peers), ``python -m bench kernels`` (what
+compiles).
+"""

@@ -1,12 +1,13 @@
 """Compile every kernel for four GPU targets, without a GPU, and list what each one uses.
 
 The op samples of the test suite walk every launcher on the compile-only device; each kernel is then
-compiled once per dtype it was seen in, and registers, spills, shared memory and tensor-core instructions
-are read off the binaries.
+compiled once per dtype it was seen in, and registers, spills, shared memory and tensor-core
+instructions are read off the binaries.
 
-    python -m bench kernels              all four targets, float32 and bfloat16
-    python -m bench kernels --quick      float32 only (bfloat16 for kernels with a dot): what CI runs
-    python -m bench kernels --check      exit 1 on a failed compile, a spill, or too much shared memory
+    python -m bench kernels            all four targets, float32 and bfloat16
+    python -m bench kernels --quick    float32 only (bfloat16 for kernels with a dot): what CI runs
+    python -m bench kernels --check    exit 1 on a failed compile, a spill, or too much shared
+                                       memory
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ def describe(s: Any, target: str) -> dict[str, Any]:
 
 
 def _nvidia(compiled: Any, target: str) -> dict[str, int]:
-    """Registers, and spilled bytes where there is a stack at all (sin and cos keep a table there)."""
+    """Registers, and spilled bytes where there is a stack at all (sin and cos keep a table
+    there).
+    """
     import triton
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -4,8 +4,8 @@
     python -m bench speed --only lenet --rounds 7 --threads 1
     python -m bench speed --check           exit 1 where a goal is missed by more than 10 %
 
-Each round runs every library once in a process of its own, so that drift of a shared machine hits both;
-the ratio is the median of the rounds' ratios. Losses are compared before times are.
+Each round runs every library once in a process of its own, so that drift of a shared machine hits
+both; the ratio is the median of the rounds' ratios. Losses are compared before times are.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def _row(name: str, ours: list[float], theirs: list[float], unit: str) -> tuple[
     goal = GOALS.get(name)
     verdict = "" if goal is None else f"{goal:.2f} " + ("met" if ratio <= goal else "missed")
     text = (
-        f"| {name} | {statistics.median(ours):.4g} {unit} | {statistics.median(theirs):.4g} {unit} | "
+        f"| {name} | {statistics.median(ours):.4g} {unit} | "
+        f"{statistics.median(theirs):.4g} {unit} | "
         f"{ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {verdict} |"
     )
     return text, ratio

@@ -1,8 +1,8 @@
 """What is timed: the same code for every library, since the names are the same.
 
-Run as ``python -m bench.workloads LIBRARY WORKLOAD SECONDS``: prints one JSON line with the median time a
-step in microseconds, the loss after a fixed number of steps (compared between libraries first), and the
-peak resident memory of the process.
+Run as ``python -m bench.workloads LIBRARY WORKLOAD SECONDS``: prints one JSON line with the median
+time a step in microseconds, the loss after a fixed number of steps (compared between libraries
+first), and the peak resident memory of the process.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def lenet(torch: Any) -> Callable[[], float]:
     y = torch.from_numpy(rng.integers(0, 10, 64))
     model = nn.Sequential(
         nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(),
-        nn.Linear(84, 10),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84),
+        nn.ReLU(), nn.Linear(84, 10),
     )  # fmt: skip
     _fill(torch, model, rng)
     loss_of = nn.CrossEntropyLoss()

@@ -55,9 +55,7 @@ def test_docstrings(name):
         trident.manual_seed(0)
         lines: list[str] = []
         runner.run(test, out=lines.append)
-        if runner.failures if hasattr(runner, "failures") else False:
-            failures.append("".join(lines))
-        elif lines:
+        if getattr(runner, "failures", False) or lines:
             failures.append("".join(lines))
     assert not failures, "\n".join(failures)
 

@@ -1,8 +1,8 @@
 """Every op of the registry against its promises, on the device under test.
 
-Generated: a new entry is tested without an edit here. Values and dtypes are compared with the float64
-oracle, gradients with finite differences (CPU) or with the CPU's tape (cuda), on inputs with every kind of
-strides. A failure prints the ``check_op`` line that repeats it.
+Generated: a new entry is tested without an edit here. Values and dtypes are compared with the
+float64 oracle, gradients with finite differences (CPU) or with the CPU's tape (cuda), on inputs
+with every kind of strides. A failure prints the ``check_op`` line that repeats it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc):
 
 
 def test_op(op_step, device):
-    op, _, step = op_step
+    _, _, step = op_step
     more = settings().max_examples // 20 or 1  # the `full` profile multiplies
 
     @settings(

@@ -1,8 +1,9 @@
 """trident: a deep-learning runtime without PyTorch.
 
-``import trident as torch`` and train with the names you know. Every GPU operation is a readable Triton
-kernel, every operation has a numpy reference that is also the CPU backend, and a dynamic tape connects
-them. The submodules ``nn``, ``optim``, ``utils``, ``vision`` and ``testing`` load when first used.
+``import trident as torch`` and train with the names you know. Every GPU operation is a readable
+Triton kernel, every operation has a numpy reference that is also the CPU backend, and a dynamic
+tape connects them. The submodules ``nn``, ``optim``, ``utils``, ``vision`` and ``testing`` load
+when first used.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ INTERPRET: bool = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true
 """Whether the ``cuda`` device runs its kernels through Triton's interpreter on host memory."""
 
 TUNE_MALLOC: bool = os.environ.get("TRIDENT_MALLOC", "1") != "0"
-"""Whether glibc's allocator is told to keep freed arrays instead of returning them to the kernel."""
+"""Whether glibc's allocator is told to keep freed arrays instead of returning them to the
+kernel.
+"""
 
 THREADS: int | None = int(os.environ.get("OMP_NUM_THREADS", "0").partition(",")[0] or 0) or None
 """Threads of the CPU backend; None: as many as there are cores."""

@@ -11,7 +11,9 @@ from .legacy import CUDA_TYPES
 
 
 def is_available() -> bool:
-    """Whether tensors can be made on 'cuda': here, whether TRITON_INTERPRET=1 and Triton is installed."""
+    """Whether tensors can be made on 'cuda': here, whether TRITON_INTERPRET=1 and Triton is
+    installed.
+    """
     return runtime.is_available()
 
 

@@ -20,9 +20,12 @@ class device:
 
     __slots__ = ("index", "type")
 
+    type: str
+    index: int | None
+
     def __init__(self, type: str | device, index: int | None = None) -> None:
         if isinstance(type, device):
-            type, index = type.type, type.index
+            index, type = type.index, type.type
         name, _, number = type.partition(":")
         if name not in ("cpu", "cuda") or (number and not number.isdigit()):
             raise DeviceError(f"device: expected 'cpu', 'cuda' or 'cuda:N'; got {type!r}")

@@ -1,7 +1,7 @@
 """Applying an op to Tensors: the one seam between ops, backends and tape.
 
-``Tensor._apply`` lands here. Every eager operation passes through exactly one of these functions, so
-they are kept flat: collect arrays, run the backend, wrap, record.
+``Tensor._apply`` lands here. Every eager operation passes through exactly one of these functions,
+so they are kept flat: collect arrays, run the backend, wrap, record.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
 
 
 def binary(op: Elementwise, x: Any, y: Any, attrs: dict[str, Any]) -> Any:
-    """An elementwise op of two operands: the path that most eager operations take, so it is flat."""
+    """An elementwise op of two operands: the path that most eager operations take, so it is
+    flat.
+    """
     if isinstance(x, Tensor):
         a = x._data
         d = a.dtype
@@ -417,7 +419,8 @@ def _operator(op: Elementwise, attrs: dict[str, Any], general: Any) -> Any:
 
 
 def update(name: str, target: Tensor, op_function: Any, args: tuple, kwargs: dict) -> Tensor:
-    """``target.add_(other)``: compute out of place, write into ``target``'s memory, move its history.
+    """``target.add_(other)``: compute out of place, write into ``target``'s memory, move its
+    history.
 
     ``args`` are the operands after ``target``.
     """
@@ -490,17 +493,17 @@ def check_writable(name: str, target: Tensor, sources: tuple) -> None:
         )
     incoming = any(isinstance(s, Tensor) and s._requires_grad for s in sources)
     base = target._base
-    if (incoming or target._requires_grad) and base is not None:
-        if base._requires_grad and base._node is None:
-            raise AutogradError(
-                f"{name}: a view of a leaf tensor that requires grad is overwritten in place; do it "
-                "under trident.no_grad(), or clone() the leaf first"
-            )
+    view_of_leaf = base is not None and base._requires_grad and base._node is None
+    if view_of_leaf and (incoming or target._requires_grad):
+        raise AutogradError(
+            f"{name}: a view of a leaf tensor that requires grad is overwritten in place; do it "
+            "under trident.no_grad(), or clone() the leaf first"
+        )
     if base is not None and base._requires_grad and not target._requires_grad:
         what = "a leaf" if base._node is None else "a tensor"
         raise AutogradError(
-            f"{name}: a view of {what} that requires grad, made under no_grad(), is overwritten where "
-            "recording is on; write under no_grad() too, or make the view outside of it"
+            f"{name}: a view of {what} that requires grad, made under no_grad(), is overwritten "
+            "where recording is on; write under no_grad() too, or make the view outside of it"
         )
 
 

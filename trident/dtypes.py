@@ -166,7 +166,9 @@ def result_type(dims: list[dtype], zero_dims: list[dtype], scalars: list[dtype])
 
 
 class finfo:
-    """Limits of a floating dtype: ``bits, eps, max, min, tiny, smallest_normal, resolution, dtype``."""
+    """Limits of a floating dtype: ``bits, eps, max, min, tiny, smallest_normal, resolution,
+    dtype``.
+    """
 
     def __init__(self, type: dtype | None = None) -> None:
         d = type or _default_float
@@ -182,7 +184,8 @@ class finfo:
     def __repr__(self) -> str:
         return (
             f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, "
-            f"eps={self.eps:g}, smallest_normal={self.tiny:g}, tiny={self.tiny:g}, dtype={self.dtype})"
+            f"eps={self.eps:g}, smallest_normal={self.tiny:g}, tiny={self.tiny:g}, "
+            f"dtype={self.dtype})"
         )
 
 

@@ -2,7 +2,8 @@
 
 Every error a user can act on is built from four facts: the op, what it expected, what it received,
 and the way out. ``wrong("layer_norm", "weight must have shape (64,), the last axis of x (8, 64)",
-got="(32,)")`` reads: ``layer_norm: weight must have shape (64,), the last axis of x (8, 64); got (32,)``.
+got="(32,)")`` reads: ``layer_norm: weight must have shape (64,), the last axis of x (8, 64); got
+(32,)``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """``jit`` and ``tl`` for files that hold Triton code, loaded only when a kernel is first used.
 
-``import trident`` must not import triton (0.1 s and 70 MB), and on a machine without Triton the same
-files must still import. So ``@jit`` only remembers the function; ``Jit.triton()`` makes the real
-``triton.jit`` function at first use, with the globals it names resolved: ``tl`` becomes the module,
-other ``Jit`` objects become their Triton functions, plain numbers become ``tl.constexpr``.
+``import trident`` must not import triton (0.1 s and 70 MB), and on a machine without Triton the
+same files must still import. So ``@jit`` only remembers the function; ``Jit.triton()`` makes the
+real ``triton.jit`` function at first use, with the globals it names resolved: ``tl`` becomes the
+module, other ``Jit`` objects become their Triton functions, plain numbers become ``tl.constexpr``.
 
-Files that use these start with ``from __future__ import annotations``, so that ``BLOCK: tl.constexpr``
-in a signature is text and not evaluated.
+Files that use these start with ``from __future__ import annotations``, so that
+``BLOCK: tl.constexpr`` in a signature is text and not evaluated.
 """
 
 from __future__ import annotations

@@ -104,7 +104,9 @@ def infer_reshape(op: str, shape: Shape, wanted: Sequence[int]) -> Shape:
 
 
 def reshape_strides(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
-    """Strides that view (shape, strides) as ``new`` without a copy, or None where that is impossible."""
+    """Strides that view (shape, strides) as ``new`` without a copy, or None where that is
+    impossible.
+    """
     if numel(shape) == 0:
         return contiguous_strides(new)
     old = [(s, st) for s, st in zip(shape, strides) if s != 1]

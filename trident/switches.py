@@ -7,8 +7,8 @@ from .errors import wrong
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """'highest' (the default): float32 matmul and conv are IEEE on the GPU. 'high' or 'medium': their
-    products may use TF32 (10 bits of mantissa). The CPU is always IEEE.
+    """'highest' (the default): float32 matmul and conv are IEEE on the GPU. 'high' or 'medium':
+    their products may use TF32 (10 bits of mantissa). The CPU is always IEEE.
 
     >>> trident.set_float32_matmul_precision("highest")
     """

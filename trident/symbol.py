@@ -65,7 +65,9 @@ class ShapeSymbol(Operators):
     def _apply(self, op: Any, args: tuple, attrs: dict[str, Any]) -> Any:
         specs = tuple(_spec(a) for a in args)
         if op.kind == "elementwise":
-            dims, zero_dims, scalars = [], [], []
+            dims: list[dtypes.dtype] = []
+            zero_dims: list[dtypes.dtype] = []
+            scalars: list[dtypes.dtype] = []
             for name, s in zip(op.operands, specs):
                 if name in op.untyped:
                     continue

@@ -1,8 +1,8 @@
 """``Tensor``: an array with a history.
 
 The data is an ``ndarray`` (cpu) or a ``DeviceArray`` (cuda). Nearly every method is an op from the
-registry, bound at import; what is written out here is what belongs to the object itself: attributes,
-conversion, Python's protocols, indexing and writing in place.
+registry, bound at import; what is written out here is what belongs to the object itself:
+attributes, conversion, Python's protocols, indexing and writing in place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,6 +52,10 @@ class Tensor(operators.Operators):
     _hooks: list[Callable] | None = None
     _accumulate_hooks: list[Callable] | None = None
     grad: Tensor | None = None
+
+    if TYPE_CHECKING:  # the methods that install_methods() binds
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, *data: Any) -> None:
         if len(data) == 1 and not isinstance(data[0], int):
@@ -97,7 +101,8 @@ class Tensor(operators.Operators):
             )
         if not value and self._node is not None:
             raise AutogradError(
-                "requires_grad: a computed tensor cannot be told not to require grad; use x.detach()"
+                "requires_grad: a computed tensor cannot be told not to require grad; "
+                "use x.detach()"
             )
         self._requires_grad = bool(value)
 
@@ -252,7 +257,9 @@ class Tensor(operators.Operators):
         return self._node is not None and self._node.retain is not None
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call ``hook(grad)`` when this tensor's gradient is known; a returned Tensor replaces it."""
+        """Call ``hook(grad)`` when this tensor's gradient is known; a returned Tensor replaces
+        it.
+        """
         if not self._requires_grad:
             raise AutogradError("register_hook: the tensor does not require grad")
         if self._node is not None:
@@ -356,7 +363,9 @@ class Tensor(operators.Operators):
         return self.to("cuda" if device is None else devices.as_device(device))
 
     def type(self, dtype: Any = None, **_: Any) -> Any:
-        """Without argument the type's name ('trident.FloatTensor'); else this tensor as ``dtype``."""
+        """Without argument the type's name ('trident.FloatTensor'); else this tensor as
+        ``dtype``.
+        """
         from . import legacy
 
         if dtype is None:
@@ -386,8 +395,8 @@ class Tensor(operators.Operators):
 
         if not can_view(self._data, wanted):
             raise wrong(
-                "view", f"shape {tuple(self.shape)} with strides {self.stride()} cannot be viewed as "
-                f"{wanted} without a copy", hint="use reshape(), or contiguous() first",
+                "view", f"shape {tuple(self.shape)} with strides {self.stride()} cannot be viewed "
+                f"as {wanted} without a copy", hint="use reshape(), or contiguous() first",
             )  # fmt: skip
         return ops.reshape(self, shape=wanted)
 
@@ -474,7 +483,8 @@ class Tensor(operators.Operators):
     def __reduce_ex__(self, protocol: Any) -> tuple:
         if self._node is not None:
             raise AutogradError(
-                "pickle: a computed tensor carries its graph, which cannot be pickled; use x.detach()"
+                "pickle: a computed tensor carries its graph, which cannot be pickled; "
+                "use x.detach()"
             )
         state = (self._host(), self.dtype.name, str(self.device), self._requires_grad)
         return (_unpickle, (type(self), *state, _user_attributes(self)))
@@ -644,7 +654,7 @@ def _to_device(x: Tensor, target: Device) -> Tensor:
 
 
 def _unpickle(
-    cls: type, host: np.ndarray, dtype: str, device: str, requires_grad: bool, extra: dict
+    cls: type[Tensor], host: np.ndarray, dtype: str, device: str, requires_grad: bool, extra: dict
 ) -> Tensor:
     out = object.__new__(cls)
     out._data = devices.move(host.astype(dtypes.by_name(dtype).np, copy=False), Device(device))
@@ -667,38 +677,36 @@ def _in_place(name: str, function: Callable) -> Callable:
     return method
 
 
-_ALSO_IN_PLACE = set(
-    [
-        "add",
-        "sub",
-        "div",
-        "subtract",
-        "multiply",
-        "divide",
-        "true_divide",
-        "pow",
-        "clamp",
-        "clip",
-        "nan_to_num",
-        "masked_fill",
-        "masked_scatter",
-        "scatter",
-        "scatter_add",
-        "index_add",
-        "index_copy",
-        "index_fill",
-        "index_put",
-        "tril",
-        "triu",
-        "cumsum",
-        "cumprod",
-        "absolute",
-        "negative",
-        "arcsin",
-        "arccos",
-        "arctan",
-    ]
-)
+_ALSO_IN_PLACE = {
+    "add",
+    "sub",
+    "div",
+    "subtract",
+    "multiply",
+    "divide",
+    "true_divide",
+    "pow",
+    "clamp",
+    "clip",
+    "nan_to_num",
+    "masked_fill",
+    "masked_scatter",
+    "scatter",
+    "scatter_add",
+    "index_add",
+    "index_copy",
+    "index_fill",
+    "index_put",
+    "tril",
+    "triu",
+    "cumsum",
+    "cumprod",
+    "absolute",
+    "negative",
+    "arcsin",
+    "arccos",
+    "arctan",
+}
 _I_METHODS = {
     "add": "add",
     "sub": "sub",

@@ -1,4 +1,6 @@
-"""Backends run an op on arrays: ``numpy`` on ndarrays, ``triton`` on DeviceArrays, same functions."""
+"""Backends run an op on arrays: ``numpy`` on ndarrays, ``triton`` on DeviceArrays, same
+functions.
+"""
 
 from __future__ import annotations
 

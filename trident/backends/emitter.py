@@ -1,13 +1,13 @@
 """The emitter: a graph of elementwise nodes as one readable Triton kernel.
 
 An eager elementwise op is the emitter on a one-node graph; a gradient rule is the emitter on the
-graph its capture wrote. Operands that all have the output's contiguous layout (or one element) give a
-flat kernel; anything else gives one with an index per collapsed axis.
+graph its capture wrote. Operands that all have the output's contiguous layout (or one element) give
+a flat kernel; anything else gives one with an index per collapsed axis.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import functools
 import linecache
 from dataclasses import dataclass
@@ -68,8 +68,8 @@ def _read(name: str, spec: Input, ndim: int) -> list[str]:
 def emit(
     graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int, weak: DType
 ) -> str:
-    """The kernel's source. ``ndim`` 0 means flat; else the number of collapsed axes. ``weak`` is the
-    dtype of a value computed from Python numbers alone."""
+    """The kernel's source. ``ndim`` 0 means flat; else the number of collapsed axes. ``weak`` is
+    the dtype of a value computed from Python numbers alone."""
     live = graph.live()
     n = len(graph.inputs)
     values, promoted = graph.dtypes([i.dtype for i in inputs], weak)

@@ -25,8 +25,8 @@ from .graph import Graph, python_function
 _HALF = tuple(d.np for d in dtypes.HALVES)
 _F32 = np.dtype(np.float32)
 
-# np.errstate costs 1 us, as much as a small op. The context variable behind it costs 0.1 us; where a
-# numpy release moves it, np.errstate itself does the same.
+# np.errstate costs 1 us, as much as a small op. The context variable behind it costs 0.1 us; where
+# a numpy release moves it, np.errstate itself does the same.
 try:
     from numpy._core.umath import _extobj_contextvar, _make_extobj
 
@@ -129,8 +129,12 @@ def check_takes(op: Elementwise, promoted: DType) -> None:
 
 
 def promote(op: Elementwise, args: tuple) -> DType:
-    """The dtype that the operands of an elementwise op are promoted to (arrays of either device)."""
-    dims, zero_dims, scalars = [], [], []
+    """The dtype that the operands of an elementwise op are promoted to (arrays of either
+    device).
+    """
+    dims: list[DType] = []
+    zero_dims: list[DType] = []
+    scalars: list[DType] = []
     for name, a in zip(op.operands, args):
         if name in op.untyped:
             continue

@@ -1,4 +1,6 @@
-"""The cuda backend: elementwise graphs through the emitter, everything else through ``kernels/``."""
+"""The cuda backend: elementwise graphs through the emitter, everything else through
+``kernels/``.
+"""
 
 from __future__ import annotations
 
@@ -142,9 +144,9 @@ class _PromotedGraph(Graph):
 
 def rule_function(graph: Graph, bindings: dict[str, str]) -> Callable:
     """A gradient rule as a function of (g, a, out) that launches one kernel."""
-    pick = {name: expr for name, expr in bindings.items()}
-    operand = [(n, int(e[2:-1]) if e.startswith("a[") else e) for n, e in pick.items()]
-    order = {n: e for n, e in operand}
+    order: dict[str, Any] = {
+        n: int(e[2:-1]) if e.startswith("a[") else e for n, e in bindings.items()
+    }
     wanted = [o for o in graph.outputs if o is not None]
     key = ("rule", graph.name, id(graph))
 

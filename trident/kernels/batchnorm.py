@@ -189,7 +189,7 @@ def _batch_launch(
     sums: DeviceArray | None,
     acc: DType,
 ) -> None:
-    arrays = (x,) if g is None else (x, g)
+    arrays: tuple[DeviceArray, ...] = (x,) if g is None else (x, g)
     plan, arrays = layout(but_channels(x.ndim), *arrays, out=out)
     elements = interpreted_block() if x.device.interpreted else 1024
     if plan.wide:

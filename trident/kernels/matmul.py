@@ -379,8 +379,8 @@ def matmul(
             b = b.as_strided(b.shape[-2:], b.strides[-2:])
             out = out.reshape((rows, out.shape[-1]))
             bias = bias.as_strided(out.shape, bias.strides) if bias is not None else None
-    for window in _four_axes(out, a, b):
-        p = Problem(*window, bias, act)
+    for o, x, y in _four_axes(out, a, b):
+        p = Problem(o, x, y, bias, act)
         schedule(p)(p)
 
 

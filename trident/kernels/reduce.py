@@ -11,7 +11,7 @@ that write partial results, which a second launch reduces: the same order every 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import config, dtypes, shapes
 from ..dtypes import dtype as DType
@@ -366,7 +366,7 @@ def reduce(
     else:
         elements = 2048 if acc.itemsize == 4 else 1024
     t = tile(plan, elements)
-    common = {
+    common: dict[str, Any] = {
         "KIND": kind,
         "IDENTITY": _identity(kind, acc),
         "ACC": acc_type(acc),
@@ -432,7 +432,7 @@ def arg_reduce(
     acc = accumulator(x.dtype)
     t = tile(plan, interpreted_block() if x.device.interpreted else 1024)
     wide_index = shapes.needs_int64(x)
-    common = {
+    common: dict[str, Any] = {
         "LARGEST": largest,
         "IDENTITY": _identity(MAX if largest else MIN, acc),
         "UNSEEN": 2**63 - 1 if wide_index else 2**31 - 1,

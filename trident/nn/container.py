@@ -28,6 +28,8 @@ class Sequential(Module):
     trident.Size([3, 8])
     """
 
+    _modules: dict[str, Module]  # type: ignore[assignment]  # here no module is None
+
     def __init__(self, *args: Any) -> None:
         super().__init__()
         if len(args) == 1 and isinstance(args[0], OrderedDict):
@@ -117,7 +119,7 @@ def _reset(holder: Module, modules: Iterable[Module]) -> None:
         holder.add_module(str(i), module)
 
 
-def _renumber(holder: Module) -> None:
+def _renumber(holder: Sequential) -> None:
     """Close the gaps in the numbers; names that are no numbers stay."""
     if all(key.isdigit() for key in holder._modules):
         _reset(holder, list(holder._modules.values()))
@@ -130,6 +132,8 @@ class ModuleList(Module):
     >>> len(list(layers.parameters()))
     6
     """
+
+    _modules: dict[str, Module]  # type: ignore[assignment]  # here no module is None
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()

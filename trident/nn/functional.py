@@ -132,7 +132,7 @@ def softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Tensor:
     """``exp(x) / sum(exp(x))`` along ``dim``; ``dtype`` converts the input first."""
-    return ops.softmax(input, dim=dim, dtype=dtype)
+    return trident.softmax(input, dim=dim, dtype=dtype)
 
 
 def log_softmax(
@@ -283,7 +283,7 @@ def scaled_dot_product_attention(
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
-    scores = ops.matmul(query * scale, key.transpose(-2, -1))
+    scores = trident.matmul(query * scale, key.transpose(-2, -1))
     if is_causal:
         n, m = query.shape[-2], key.shape[-2]
         attn_mask = trident.ones(n, m, dtype=trident.bool, device=query.device).tril()
@@ -292,12 +292,12 @@ def scaled_dot_product_attention(
             scores = scores.masked_fill(ops.logical_not(attn_mask), -math.inf)
         else:
             scores = scores + attn_mask
-    weights = ops.softmax(scores, dim=-1)
+    weights = trident.softmax(scores, dim=-1)
     if attn_mask is not None and attn_mask.dtype is trident.bool and not is_causal:
         # a query that may look at nothing gives zeros, not NaN
         alone = ops.logical_not(attn_mask.any(-1, True))
         weights = weights.masked_fill(alone, 0.0)
-    return ops.matmul(dropout(weights, dropout_p), value)
+    return trident.matmul(dropout(weights, dropout_p), value)
 
 
 # ---- resizing -----------------------------------------------------------------------------------

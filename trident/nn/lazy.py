@@ -16,7 +16,7 @@ from .normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d
 class _Lazy(Module):
     """Parameters are empty until the first call; they keep their identity when they get a shape."""
 
-    becomes: type[Module]
+    becomes: Any  # the class of the plain layer
 
     def reset_parameters(self) -> None:
         """Nothing yet; the initial values are drawn when the size is known."""

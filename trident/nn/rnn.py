@@ -203,7 +203,7 @@ class _Recurrent(Module):
             return x.squeeze(1), tuple(s.squeeze(1) for s in final)
         return (x.transpose(0, 1) if self.batch_first else x), final
 
-    def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         output, (h,) = self._run(input, None if hx is None else (hx,), 1)
         return output, h
 
@@ -302,7 +302,7 @@ class _Cell(Module):
         gh = F.linear(state[0], self.weight_hh, self.bias_hh)
         return _STEPS[self.kind](gi, gh, state)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
         return self._advance(input, None if hx is None else (hx,), 1)[0]
 
 

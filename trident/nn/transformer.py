@@ -9,7 +9,7 @@ from typing import Any
 
 import trident
 
-from .. import Tensor, ops
+from .. import Tensor
 from ..errors import wrong
 from . import functional as F
 from . import init
@@ -136,9 +136,9 @@ class MultiheadAttention(Module):
         p = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
-            scores = ops.matmul(q * (1 / math.sqrt(width)), k.transpose(-2, -1))
+            scores = trident.matmul(q * (1 / math.sqrt(width)), k.transpose(-2, -1))
             weights = F.softmax(scores if mask is None else scores + mask, -1)
-            out = ops.matmul(F.dropout(weights, p, True), v)
+            out = trident.matmul(F.dropout(weights, p, True), v)
             weights = weights.mean(1) if average_attn_weights else weights
         else:
             out = F.scaled_dot_product_attention(q, k, v, mask, p)

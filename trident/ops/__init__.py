@@ -1,4 +1,6 @@
-"""Every op, one family a file. ``trident.ops.relu`` is the function, ``trident.ops.relu.op`` its record."""
+"""Every op, one family a file. ``trident.ops.relu`` is the function, ``trident.ops.relu.op`` its
+record.
+"""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ def batch_norm(
             got=f"x of shape {tuple(x.shape)}",
             error=ValueError,
         )
-    out, mean, var, _ = batch_norm_train(x, weight, bias, eps=eps)
+    out, mean, var, _ = ops.batch_norm_train(x, weight, bias, eps=eps)
     move_running(running_mean, mean, momentum, 1.0)
     move_running(running_var, var, momentum, n / (n - 1) if n > 1 else 1.0)
     return out

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -173,7 +174,8 @@ def conv_data_grad(
     og, cg = w.shape[0] // groups, w.shape[1]
     if all(s == 1 for s in stride):
         split = w.reshape(groups, og, cg, *kernel).swapaxes(1, 2)
-        mirrored = split[(..., *(slice(None, None, -1) for _ in kernel))]
+        backwards: tuple[Any, ...] = (..., *(slice(None, None, -1) for _ in kernel))
+        mirrored = split[backwards]
         reach = tuple(d * (k - 1) for d, k in zip(dilation, kernel))
         low = tuple(r - p for r, p in zip(reach, padding))
         high = tuple(i + r - lo - o for i, r, lo, o in zip(input_size, reach, low, size))
@@ -279,6 +281,7 @@ def col2im(
             slice(t * d, t * d + (o - 1) * s + 1, s)
             for t, d, o, s in zip(tap, dilation, size, stride)
         )
-        total[(slice(None), slice(None), *place)] += split[(slice(None), slice(None), *tap)]
+        column: tuple[Any, ...] = (slice(None), slice(None), *tap)
+        total[(slice(None), slice(None), *place)] += split[column]
     inside = tuple(slice(p, p + i) for p, i in zip(padding, input_size))
     return np.ascontiguousarray(total[(slice(None), slice(None), *inside)])

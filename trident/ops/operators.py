@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .registry import REGISTRY, ops
 
@@ -14,6 +14,18 @@ class Operators:
     """``x + y`` is ``add(x, y)``; a subclass has ``_apply(op, args, attrs)``."""
 
     _apply: Callable
+
+    if TYPE_CHECKING:  # what install() gives, said to the type checker
+
+        def _of_two(self, other: Any) -> Any: ...
+        def _of_one(self) -> Any: ...
+
+        __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = _of_two
+        __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = _of_two
+        __and__ = __or__ = __xor__ = __lshift__ = __rshift__ = _of_two
+        __rand__ = __ror__ = __rxor__ = __rlshift__ = __rrshift__ = _of_two
+        __lt__ = __le__ = __gt__ = __ge__ = _of_two
+        __neg__ = __abs__ = __invert__ = _of_one
 
     def __pow__(self, other: Any) -> Any:
         return ops.pow(self, other)

@@ -23,7 +23,7 @@ _local = threading.local()
 
 def _scratch(dtype: np.dtype, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays of ``size`` elements that are kept between steps."""
-    kept = _local.__dict__
+    kept: dict[Any, Any] = _local.__dict__
     pair = kept.get(dtype)
     if pair is None or pair[0].size < size:
         pair = kept[dtype] = (np.empty(size, dtype), np.empty(size, dtype))

@@ -17,7 +17,7 @@ from .. import dtypes, shapes
 from ..dtypes import dtype as DType
 from ..errors import DTypeError, IndexBoundsError, wrong
 from ..kernels import reduce as kernels
-from ..kernels.softmax import logsumexp as logsumexp_launch
+from ..kernels import softmax as softmax_kernels
 from .registry import Spec, ops, primitive
 
 Dims = int | Sequence[int] | None
@@ -102,7 +102,7 @@ def _sum(x: np.ndarray, dim: Dims, keepdim: bool, dtype: Any) -> np.ndarray:
                     x = np.add.reduce(x.reshape(-1, inner), axis=1)
                 x = x.reshape(rows, -1)
                 return (np.ones(rows, x.dtype) @ x).reshape(shape)
-    return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdim)
+    return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdim)  # type: ignore[call-overload]
 
 
 def _accumulate_in(x: np.ndarray, dtype: DType | None) -> np.dtype | None:
@@ -503,7 +503,7 @@ class logsumexp:
         return np.log(total) + top.reshape(total.shape)
 
     def launch(out, x, *, dim, keepdim=False):
-        logsumexp_launch(out, x, over=shapes.axes("logsumexp", dim, x.ndim))
+        softmax_kernels.logsumexp(out, x, over=shapes.axes("logsumexp", dim, x.ndim))
 
     def vjp(g, x, out, *, dim):
         shape = tuple(x.shape)
@@ -514,6 +514,12 @@ class logsumexp:
 
     def samples(draw):
         return _draw(draw)
+
+
+def distinct(draw: Any, x: np.ndarray) -> np.ndarray:
+    """x with no two elements equal: an extremum has no derivative at a tie."""
+    steps = np.linspace(0, 1, x.size).reshape(x.shape)
+    return np.asarray(x + steps, x.dtype, order=draw.choice(["C", "F"]))
 
 
 def _draw(
@@ -538,9 +544,8 @@ def _draw(
         first = draw.integer(0, ndim - 1)
         dim = tuple(sorted({first, draw.integer(0, ndim - 1)}))
     x = draw.tensor(shape, low=low, high=high)
-    if not empty:  # no two elements equal: an extremum has no derivative at a tie
-        steps = np.linspace(0, 1, x.size).reshape(shape)
-        x = np.asarray(x + steps, x.dtype, order=draw.choice(["C", "F"]))
+    if not empty:
+        x = distinct(draw, x)
     if one and dim is None:
         return (x,), {"dim": None}
     return (x,), {"dim": dim if dim is not None else tuple(range(ndim)), "keepdim": draw.boolean()}

@@ -90,20 +90,24 @@ class Op:
     def __init__(self, name: str, doc: str | None, signature: Callable) -> None:
         self.name = name
         self.doc = doc or ""
-        self.operands: list[str] = []
+        self.signature = signature
+        self.operands: list[str]
         self.variadic = False
-        self.attributes: dict[str, Any] = {}
-        self.optional: dict[str, Any] = {}
-        for p in inspect.signature(signature).parameters.values():
-            if p.kind is p.KEYWORD_ONLY:
-                self.attributes[p.name] = p.default
-            elif p.kind is p.VAR_POSITIONAL:
-                self.operands.append(p.name)
-                self.variadic = True
-            else:
-                self.operands.append(p.name)
-                if p.default is not p.empty:
-                    self.optional[p.name] = p.default
+        self.attributes: dict[str, Any]
+        self.optional: dict[str, Any]
+        signature = inspect.unwrap(signature)
+        code = signature.__code__
+        names = code.co_varnames
+        positional = list(names[: code.co_argcount])
+        keyword_only = names[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+        defaults = signature.__defaults__ or ()
+        self.operands = positional
+        self.optional = dict(zip(positional[len(positional) - len(defaults) :], defaults))
+        if code.co_flags & inspect.CO_VARARGS:
+            self.operands.append(names[code.co_argcount + code.co_kwonlyargcount])
+            self.variadic = True
+        given = signature.__kwdefaults__ or {}
+        self.attributes = {n: given.get(n, inspect.Parameter.empty) for n in keyword_only}
         self.required = len(self.operands) - len(self.optional)
         self.arity = len(self.operands)
         self._positional = [*self.operands, *self.attributes]
@@ -117,7 +121,10 @@ class Op:
 
     def set_vjp(self, vjp: Callable | None) -> None:
         self.vjp = vjp
-        self.vjp_names = tuple(inspect.signature(vjp).parameters) if vjp else ()
+        self.vjp_names: tuple[str, ...] = ()
+        if vjp is not None:
+            code = inspect.unwrap(vjp).__code__
+            self.vjp_names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         self.saves = [n in self.vjp_names for n in self.operands]
         self.saves_operands = any(self.saves)
         self.spec_names = [
@@ -269,7 +276,8 @@ class InPlace(Op):
 def _no_tensor(op: Op, args: tuple) -> TypeError:
     kinds = ", ".join(type(a).__name__ for a in args)
     return TypeError(
-        f"{op.name}: expected at least one Tensor; got ({kinds}). Wrap data with trident.tensor(...)"
+        f"{op.name}: expected at least one Tensor; got ({kinds}). "
+        "Wrap data with trident.tensor(...)"
     )
 
 
@@ -329,25 +337,9 @@ def _public(op: Op) -> Callable:
 
 def _named(function: Callable, body: Any) -> Callable:
     function.__module__ = body.__module__
-    empty = inspect.Parameter.empty
     op: Op = function.op  # type: ignore[attr-defined]
-    kinds = inspect.Parameter
-    params = [
-        kinds(
-            n,
-            kinds.VAR_POSITIONAL if op.variadic else kinds.POSITIONAL_OR_KEYWORD,
-            default=op.optional.get(n, empty),
-        )
-        for n in op.operands
-    ]
-    kind = kinds.KEYWORD_ONLY if op.variadic else kinds.POSITIONAL_OR_KEYWORD
-    seen_default = bool(op.optional)
-    for n, d in op.attributes.items():
-        if d is empty and seen_default:
-            kind = kinds.KEYWORD_ONLY
-        seen_default = seen_default or d is not empty
-        params.append(kinds(n, kind, default=d))
-    function.__signature__ = inspect.Signature(params)  # type: ignore[attr-defined]
+    # what inspect.signature and help() show: the body's operands and attributes
+    function.__wrapped__ = op.signature  # type: ignore[attr-defined]
     return function
 
 
@@ -367,9 +359,9 @@ def elementwise(body: type | None = None, **options: Any) -> Any:
 def primitive(body: type | None = None, **options: Any) -> Any:
     """Define an op with its own kernel from a class with ``infer``, ``numpy``, ``launch``, ``vjp``.
 
-    Options: ``dtypes`` are the floating dtypes it takes; ``constant`` names floating operands that have
-    no gradient (class weights); ``grad_outputs`` are the numbers of the outputs that gradients flow
-    through, where not all floating ones; ``method=False``: no Tensor method.
+    Options: ``dtypes`` are the floating dtypes it takes; ``constant`` names floating operands that
+    have no gradient (class weights); ``grad_outputs`` are the numbers of the outputs that gradients
+    flow through, where not all floating ones; ``method=False``: no Tensor method.
     """
     if body is None:
         return lambda b: primitive(b, **options)
@@ -386,9 +378,9 @@ def view(body: type | None = None, **options: Any) -> Any:
 def fused(body: Callable | None = None, **options: Any) -> Any:
     """Define an op whose body in plain ops is its meaning, with hand-written kernels beside it.
 
-    ``forward(out, <residuals>, <operands>, *, attributes)`` and ``backward(d<operand>, g, ...)`` are
-    launchers, called by the names in their signatures. ``residuals`` maps a name to a function from
-    the operands' specs to a shape. Without ``forward`` the body runs; without ``backward`` the
+    ``forward(out, <residuals>, <operands>, *, attributes)`` and ``backward(d<operand>, g, ...)``
+    are launchers, called by the names in their signatures. ``residuals`` maps a name to a function
+    from the operands' specs to a shape. Without ``forward`` the body runs; without ``backward`` the
     gradient is the body's.
     """
     if body is None:
@@ -429,7 +421,9 @@ def alias(name: str, target: str) -> None:
 
 
 class _Namespace:
-    """``ops.relu``: every function by name, looked up when used, so that families need no imports."""
+    """``ops.relu``: every function by name, looked up when used, so that families need no
+    imports.
+    """
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -11,6 +11,7 @@ from .. import dtypes, shapes
 from ..dtypes import dtype as DType
 from ..errors import DTypeError, wrong
 from ..kernels import scan as kernels
+from .reduction import distinct
 from .registry import Spec, composite, ops, primitive
 
 
@@ -220,7 +221,8 @@ class cummax_along:
         return _extremum_vjp(g, out, dim)
 
     def samples(draw):
-        return _samples(draw)
+        (x,), attrs = _samples(draw)
+        return (distinct(draw, x),), attrs
 
 
 @primitive(method=False)
@@ -240,7 +242,8 @@ class cummin_along:
         return _extremum_vjp(g, out, dim)
 
     def samples(draw):
-        return _samples(draw)
+        (x,), attrs = _samples(draw)
+        return (distinct(draw, x),), attrs
 
 
 cummax_result = namedtuple("cummax_result", ["values", "indices"])

@@ -55,7 +55,8 @@ class alias:
 class reshape:
     """x with the same elements in row-major order and another shape; one size may be -1.
 
-    A view where strides allow it, else a copy. Raises ShapeError where the numbers of elements differ.
+    A view where strides allow it, else a copy. Raises ShapeError where the numbers of elements
+    differ.
 
     >>> trident.arange(6).reshape(2, -1)
     tensor([[0, 1, 2],
@@ -283,7 +284,8 @@ class slice_put:
 
 @primitive(method=False)
 class window:
-    """The elements that a window sees; ``shape``, ``strides`` and ``offset`` count in x's row-major order.
+    """The elements that a window sees; ``shape``, ``strides`` and ``offset`` count in x's row-major
+    order.
 
     No two indices of the window may name one element.
     """
@@ -412,7 +414,7 @@ class diagonal_backward:
         return (draw.tensor((2, 3)),), {"shape": (3, 2, 4), "offset": 1, "dim1": 0, "dim2": 2}
 
 
-# ---- in terms of the above ------------------------------------------------------------------------
+# ---- in terms of the above -----------------------------------------------------------------------
 
 
 @composite
@@ -553,7 +555,9 @@ def t(x: Any) -> Any:
 
 @composite(method=False)
 def sum_to(x: Any, shape: Shape) -> Any:
-    """Sum x over the axes along which ``shape`` was broadcast to x's shape: the adjoint of expand."""
+    """Sum x over the axes along which ``shape`` was broadcast to x's shape: the adjoint of
+    expand.
+    """
     shape = tuple(shape)
     if tuple(x.shape) == shape:
         return x

@@ -416,7 +416,9 @@ class OneCycleLR(LRScheduler):
         self.anneal_strategy = anneal_strategy
         peak = pct_start * total_steps - 1
         # (last step, rate at its start and end, momentum at its start and end)
-        down = [(total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum")]
+        down: list[tuple[float, str, str, str, str]] = [
+            (total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum")
+        ]
         if three_phase:
             down = [
                 (2 * peak, "max_lr", "initial_lr", "base_momentum", "max_momentum"),

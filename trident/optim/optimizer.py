@@ -180,7 +180,7 @@ class Optimizer:
                     f"{name}: group {i} of the state has {len(new['params'])} parameters, that of "
                     f"the optimizer has {len(old['params'])}"
                 )
-        by_number = {}
+        by_number: dict[int, Tensor] = {}
         for old, new in zip(self.param_groups, saved):
             by_number.update(zip(new["params"], old["params"]))
             options = {k: v for k, v in new.items() if k not in ("params", "param_names")}

@@ -56,7 +56,9 @@ class Specialization:
 
 
 def specialize(kernel: Jit, args: tuple, constexprs: dict, options: dict) -> Specialization:
-    """What a launch with these arguments compiles: Triton's own rules (1 is a constant, 16 divides)."""
+    """What a launch with these arguments compiles: Triton's own rules (1 is a constant, 16
+    divides).
+    """
     names = list(inspect.signature(kernel.fn).parameters)
     defaults = {
         n: p.default

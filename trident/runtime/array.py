@@ -98,7 +98,7 @@ class DeviceArray:
             shape, shapes.broadcast_strides("expand", self.shape, self.strides, shape)
         )
 
-    def __getitem__(self, index: tuple) -> DeviceArray:
+    def __getitem__(self, index: Any) -> DeviceArray:
         """Basic indexing: ints, slices with any step, None and one Ellipsis."""
         shape: list[int] = []
         strides: list[int] = []

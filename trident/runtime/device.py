@@ -63,7 +63,9 @@ _current: Device | None = None
 
 
 def current() -> Device:
-    """The ``cuda`` device of this process. Raises DeviceError, with the way out, where there is none."""
+    """The ``cuda`` device of this process. Raises DeviceError, with the way out, where there is
+    none.
+    """
     global _current
     if _current is None:
         if not config.INTERPRET:
@@ -107,9 +109,9 @@ def launch(
 ) -> None:
     """Start ``kernel`` on the device of its first array argument.
 
-    ``args`` are the kernel's leading parameters in order: DeviceArray (passed as pointer to its first
-    element), int, float, or None for an absent pointer. ``constexprs`` are its ``tl.constexpr``
-    parameters by name. A grid with a zero never launches.
+    ``args`` are the kernel's leading parameters in order: DeviceArray (passed as pointer to its
+    first element), int, float, or None for an absent pointer. ``constexprs`` are its
+    ``tl.constexpr`` parameters by name. A grid with a zero never launches.
     """
     if 0 in grid:
         return

@@ -1,7 +1,7 @@
 """The host device: ``cuda`` under TRITON_INTERPRET=1. Kernels run through Triton's interpreter.
 
-The interpreter wants argument objects with the storage methods of a torch tensor; ``_Pointer`` is the
-smallest thing it accepts. Memory is numpy's.
+The interpreter wants argument objects with the storage methods of a torch tensor; ``_Pointer`` is
+the smallest thing it accepts. Memory is numpy's.
 """
 
 from __future__ import annotations

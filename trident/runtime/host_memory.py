@@ -1,10 +1,11 @@
 """Keep freed arrays: half of an eager CPU step would otherwise be page faults.
 
-glibc gives large blocks back to the kernel when they are freed, and fresh ones are zeroed page by page
-at first touch: every temporary array of a training step pays that again. Raising three thresholds turns
-malloc's own free lists into the array pool. Measured here on the issue's two-layer net (see
-``docs/architecture.md``). Nothing else changes, and up to ``KEEP`` bytes of freed memory stay with the
-process. ``TRIDENT_MALLOC=0`` leaves malloc alone; other C libraries have no such call and are left alone.
+glibc gives large blocks back to the kernel when they are freed, and fresh ones are zeroed page by
+page at first touch: every temporary array of a training step pays that again. Raising three
+thresholds turns malloc's own free lists into the array pool. Measured here on the issue's two-layer
+net (see ``docs/architecture.md``). Nothing else changes, and up to ``KEEP`` bytes of freed memory
+stay with the process. ``TRIDENT_MALLOC=0`` leaves malloc alone; other C libraries have no such call
+and are left alone.
 """
 
 from __future__ import annotations

@@ -1,1 +1,3 @@
-"""The tape itself: nodes, the walker, grad mode and anomaly mode. ``trident.autograd`` is its face."""
+"""The tape itself: nodes, the walker, grad mode and anomaly mode. ``trident.autograd`` is its
+face.
+"""

@@ -34,7 +34,8 @@ def walk(
 ) -> dict[int, Any]:
     """Send gradients from ``roots`` (edge, gradient) down to the leaves.
 
-    Returns id(leaf or wanted node) -> gradient. With ``wanted`` only paths that lead there are walked.
+    Returns id(leaf or wanted node) -> gradient. With ``wanted`` only paths that lead there are
+    walked.
     """
     reach = _reaching(roots, wanted) if wanted is not None else None
     stops = {id(w) for w in wanted} if wanted is not None else set()
@@ -191,7 +192,8 @@ def _run_hooks(hooks: list[Callable], g: Any, graph: bool) -> Any:
         if new is not None:
             if tuple(new.shape) != tuple(t.shape):
                 raise ShapeError(
-                    f"hook: a gradient hook must return shape {tuple(t.shape)}; got {tuple(new.shape)}"
+                    f"hook: a gradient hook must return shape {tuple(t.shape)}; "
+                    f"got {tuple(new.shape)}"
                 )
             g = node.unwrap(new, graph)
     return g
@@ -250,7 +252,8 @@ def _accumulate(leaf: Any, g: Any, graph: bool) -> None:
 def _owned(g: Any, references: int) -> Any:
     """A gradient array that nothing else refers to: rules may hand the same array to two operands.
 
-    ``references`` is ``sys.getrefcount`` in the caller, which counts its variable, the argument here and its own argument.
+    ``references`` is ``sys.getrefcount`` in the caller, which counts its variable, the argument
+    here and its own argument.
     """
     if references <= 3:
         if g.__class__ is np.ndarray:
@@ -268,7 +271,8 @@ def backward(
     create_graph: bool = False,
     inputs: Any = None,
 ) -> None:
-    """Add the gradient of the sum of ``tensors`` (weighted by ``grad_tensors``) to the leaves' ``grad``.
+    """Add the gradient of the sum of ``tensors`` (weighted by ``grad_tensors``) to the leaves'
+    ``grad``.
 
     >>> x = trident.tensor([1.0, 2.0], requires_grad=True)
     >>> trident.autograd.backward((x * x).sum())
@@ -330,8 +334,8 @@ def grad(
                 continue
             if not allow_unused:
                 raise AutogradError(
-                    f"grad: inputs[{i}], shape {tuple(t.shape)}, was not used to compute the outputs; "
-                    "pass allow_unused=True to get None for it"
+                    f"grad: inputs[{i}], shape {tuple(t.shape)}, was not used to compute the "
+                    "outputs; pass allow_unused=True to get None for it"
                 )
             grads.append(None)
             continue

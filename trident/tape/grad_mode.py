@@ -1,4 +1,5 @@
-"""Whether operations are recorded: ``no_grad``, ``enable_grad``, ``set_grad_enabled``, ``inference_mode``.
+"""Whether operations are recorded: ``no_grad``, ``enable_grad``, ``set_grad_enabled``,
+``inference_mode``.
 
 The switch is a context variable, so threads and coroutines each have their own.
 """

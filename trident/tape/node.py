@@ -1,8 +1,8 @@
 """The tape: one node per recorded operation.
 
-A node keeps its edges (where the gradients of its operands go: another node, or a leaf tensor), what
-its rule declared it needs, and the storage versions of that at record time. Every node has one output
-gradient; an op with several outputs has one ``Slot`` per output in front of its node.
+A node keeps its edges (where the gradients of its operands go: another node, or a leaf tensor),
+what its rule declared it needs, and the storage versions of that at record time. Every node has one
+output gradient; an op with several outputs has one ``Slot`` per output in front of its node.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Node:
     args: Any = None
     out: Any = None
     edges: tuple = ()
+    n_outputs: int  # set where an op has several
     _shape: Any = None
     _dtype: Any = None
 
@@ -100,8 +101,8 @@ class Node:
         raise TypeError(f"{type(self).__name__} has no rule")
 
     def release(self) -> None:
-        """Drop what was saved: the graph was walked and is not kept. A node that had saved nothing can
-        be walked again."""
+        """Drop what was saved: the graph was walked and is not kept. A node that had saved nothing
+        can be walked again."""
         self.freed = self.args is not None or self.out is not None
         self.args = self.out = None
 
@@ -113,8 +114,8 @@ class Node:
 
     def overwritten(self, what: str, shape: Any, version: Version) -> None:
         text = (
-            f"backward of {self.op.name}: {what}, shape {tuple(shape)}, which {self.op.name} saved, "
-            f"was overwritten by {version.writer} before the gradient was computed. Use the "
+            f"backward of {self.op.name}: {what}, shape {tuple(shape)}, which {self.op.name} "
+            f"saved, was overwritten by {version.writer} before the gradient was computed. Use the "
             f"out-of-place form there, or clone() the tensor first"
         )
         if self.line:
@@ -450,8 +451,8 @@ def rule_edges(args: tuple) -> tuple:
 
 
 # ---- between arrays and Tensors; tensor.py fills these in, so that this file need not import it
-tensor_of: Callable[..., Any]
-alias: Callable[[Any], Any]
+tensor_of: Callable[..., Any] = None  # type: ignore[assignment]
+alias: Callable[[Any], Any] = None  # type: ignore[assignment]
 
 
 def wrap(g: Any, graph: bool) -> Any:
@@ -495,7 +496,9 @@ class _Like:
 
 
 def broadcastable(shape: Any, target: Any) -> bool:
-    """Whether an array of ``target`` broadcasts to ``shape`` (so that a gradient can be summed back)."""
+    """Whether an array of ``target`` broadcasts to ``shape`` (so that a gradient can be summed
+    back).
+    """
     try:
         shapes.broadcast_strides("", tuple(target), (1,) * len(target), tuple(shape))
     except ValueError:

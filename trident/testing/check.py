@@ -253,8 +253,9 @@ def check_gradient_kernel(op: Op, draw: Draw, dtype: DType, device: str) -> None
 def check_op(
     op: Any, *, devices: Iterable[str] | None = None, examples: int = 5, seed: int = 0
 ) -> None:
-    """Check an op from its entry: values, dtypes, strides, special values, first and second derivatives,
-    on every device present. Raises AssertionError with one line that reproduces the failure.
+    """Check an op from its entry: values, dtypes, strides, special values, first and second
+    derivatives, on every device present. Raises AssertionError with one line that reproduces the
+    failure.
 
     op: a public function (``trident.relu``), an ``Op``, or a name.
 
@@ -269,8 +270,8 @@ def check_op(
                     step(Draw(seed + k))
                 except AssertionError as error:
                     error.add_note(
-                        f"reproduce: trident.testing.check_op({record.name!r}, devices=[{place!r}], "
-                        f"examples=1, seed={seed + k})  # step {name}"
+                        f"reproduce: trident.testing.check_op({record.name!r}, "
+                        f"devices=[{place!r}], examples=1, seed={seed + k})  # step {name}"
                     )
                     raise
 
@@ -286,11 +287,14 @@ def steps(op: Op, device: str) -> list[tuple[str, Callable[[Draw], None]]]:
 
         return step
 
+    def special(op: Elementwise, d: DType) -> Callable[[Draw], None]:
+        return lambda draw: check_special(op, d, device)
+
     for d in tested_dtypes(op):
         found.append((f"values {d.name}", with_dtype(check_values, d)))
     if isinstance(op, Elementwise) and device != "cpu" and op.takes != "int":
         for d in (dtypes.float32, dtypes.float64):
-            found.append((f"special {d.name}", lambda draw, d=d: check_special(op, d, device)))
+            found.append((f"special {d.name}", special(op, d)))
     if differentiable(op):
         if device == "cpu":
 

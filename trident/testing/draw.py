@@ -1,7 +1,7 @@
 """Random test inputs: shapes with empty and single axes, strides of every kind, values in a domain.
 
-``Draw`` decides through three primitives (``integer``, ``choice``, ``boolean``), so the same samples run
-under hypothesis (which shrinks them) and from a plain seed.
+``Draw`` decides through three primitives (``integer``, ``choice``, ``boolean``), so the same
+samples run under hypothesis (which shrinks them) and from a plain seed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Draw:
         return x.astype(dtype.np)
 
     def layout(self, a: np.ndarray) -> np.ndarray:
-        """``a`` with the same values and shape, laid out contiguously, permuted, sliced or expanded."""
+        """``a`` with the same values and shape, laid out contiguously, permuted, sliced or
+        expanded.
+        """
         kind = self.integer(0, 4) if self.strided and a.ndim else 0
         if kind == 1:
             order = list(range(a.ndim))[::-1]

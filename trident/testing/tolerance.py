@@ -52,8 +52,8 @@ def assert_close(
 ) -> None:
     """Raise AssertionError unless ``actual`` is within tolerance of ``expected``.
 
-    Tolerances default to the table's, from ``actual``'s dtype and the number of accumulated terms. The
-    message names the worst element, its index and its distance in units in the last place.
+    Tolerances default to the table's, from ``actual``'s dtype and the number of accumulated terms.
+    The message names the worst element, its index and its distance in units in the last place.
 
     >>> trident.testing.assert_close(trident.tensor([1.0]), np.array([1.0 + 1e-7], np.float32))
     """

@@ -10,16 +10,19 @@ import trident
 from ... import Tensor
 
 
-def _with_grad(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    items = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    return [p for p in items if p.grad is not None]
+def _listed(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
+def _grads(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in _listed(parameters) if p.grad is not None]
 
 
 def get_total_norm(
     tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
     """The norm of all ``tensors`` as if they were one vector; 0 for none."""
-    items = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    items = _listed(tensors)
     if not items:
         return trident.tensor(0.0)
     with trident.no_grad():
@@ -60,10 +63,9 @@ def clip_grad_norm_(
     >>> w.grad.round(decimals=4).tolist()
     [0.6000000238418579, 0.800000011920929]
     """
-    with_grad = _with_grad(parameters)
-    grads = [p.grad for p in with_grad]
-    total = get_total_norm(grads, norm_type, error_if_nonfinite)  # type: ignore[arg-type]
-    clip_grads_with_norm_(with_grad, max_norm, total)
+    items = _listed(parameters)
+    total = get_total_norm(_grads(items), norm_type, error_if_nonfinite)
+    clip_grads_with_norm_(items, max_norm, total)
     return total
 
 
@@ -78,8 +80,8 @@ def clip_grads_with_norm_(
     """
     with trident.no_grad():
         factor = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
-        for p in _with_grad(parameters):
-            p.grad.mul_(factor.to(device=p.grad.device, dtype=p.grad.dtype))
+        for g in _grads(parameters):
+            g.mul_(factor.to(device=g.device, dtype=g.dtype))
 
 
 def clip_grad_value_(
@@ -87,8 +89,8 @@ def clip_grad_value_(
 ) -> None:
     """Limit every element of every gradient to [-clip_value, clip_value]."""
     with trident.no_grad():
-        for p in _with_grad(parameters):
-            p.grad.clamp_(-clip_value, clip_value)
+        for g in _grads(parameters):
+            g.clamp_(-clip_value, clip_value)
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:

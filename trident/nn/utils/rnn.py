@@ -116,7 +116,7 @@ def pad_packed_sequence(
         raise ValueError(
             f"pad_packed_sequence: total_length must be at least {len(live)}; got {total_length}"
         )
-    like = {"dtype": sequence.data.dtype, "device": sequence.data.device}
+    like: dict[str, Any] = {"dtype": sequence.data.dtype, "device": sequence.data.device}
     rest = tuple(sequence.data.shape[1:])
     for t, n in enumerate(live):
         if n < width:
