@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +117,13 @@ def _fill(torch: Any, model: Any, rng: np.random.Generator) -> None:
             p.copy_(torch.from_numpy(np.asarray(values, np.float32)))
 
 
+def _peak_mb() -> float:
+    """Peak resident memory of this process (getrusage would count what the parent held at fork)."""
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 WORKLOADS: dict[str, tuple[Callable[[Any], Callable[[], float]], int]] = {
     # name: (make a step, operations in a step that the time is divided by)
     "net_sgd": (lambda torch: two_layer_net(torch, adam=False), 1),
@@ -141,7 +147,7 @@ def main(library: str, workload: str, seconds: float, threads: int) -> None:
         t0 = time.perf_counter()
         step()
         times.append(time.perf_counter() - t0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = _peak_mb()
     median = float(np.median(times)) * 1e6 / per
     print(json.dumps({"us": median, "loss": losses[-1], "peak_mb": peak}))
 

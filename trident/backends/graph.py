@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .. import dtypes
 from ..dtypes import dtype as DType
 from ..ops.registry import Elementwise
@@ -87,14 +89,26 @@ def _typed(node: GraphNode) -> list:
     return [a for n, a in zip(node.op.operands, node.args) if n not in node.op.untyped]
 
 
-def python_function(graph: Graph, bindings: dict[str, str]) -> Callable:
+_UFUNCS = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "div": "true_divide", "neg": "negative",
+    "exp": "exp", "tanh": "tanh", "sqrt": "sqrt", "square": "square", "sin": "sin", "cos": "cos",
+    "maximum": "maximum", "minimum": "minimum", "abs": "absolute", "log": "log",
+}  # fmt: skip
+"""Ops that are one numpy ufunc on floats: these can write over an operand that is not used again."""
+
+
+def python_function(
+    graph: Graph, bindings: dict[str, str], blocks: tuple[bool, ...] | None = None
+) -> Callable:
     """``graph`` as a Python function ``f(g, a, out)`` that calls one numpy body per node.
 
-    ``bindings`` says how an input is had from the three parameters: {"x": "a[0]"}.
+    ``bindings`` says how an input is had from the three parameters: {"x": "a[0]"}. With ``blocks``
+    the inputs are known to be float blocks of one length (True) or single values (False), and
+    intermediate blocks are reused instead of allocated.
     """
     live = set(graph.live())
     n = len(graph.inputs)
-    scope: dict[str, Any] = {"inf": float("inf"), "nan": float("nan")}
+    scope: dict[str, Any] = {"inf": float("inf"), "nan": float("nan"), "np": np}
     lines = [f"def {graph.name}(g, a, out):"]
     for i, name in enumerate(graph.inputs):
         if i in live and bindings[name] != name:
@@ -103,13 +117,33 @@ def python_function(graph: Graph, bindings: dict[str, str]) -> Callable:
     def text(a: Any) -> str:
         return graph.label(a.index) if isinstance(a, Ref) else repr(a)
 
+    last_use: dict[int, int] = {
+        a.index: k
+        for k, node in enumerate(graph.nodes)
+        if n + k in live
+        for a in node.args
+        if isinstance(a, Ref)
+    }
+    last_use |= {o.index: len(graph.nodes) for o in graph.outputs if isinstance(o, Ref)}
+    floats = set()  # numbers of the intermediate float blocks
+    full = {i for i, big in enumerate(blocks or ()) if big}
     for i, node in enumerate(graph.nodes):
         if n + i not in live:
+            continue
+        used = [a.index for a in node.args if isinstance(a, Ref)]
+        args = ", ".join(text(a) for a in node.args)
+        ufunc = _UFUNCS.get(node.op.name)
+        free = [u for u in used if u in floats and last_use[u] == i]
+        if any(u in full for u in used):
+            full.add(n + i)
+            if node.op.result != "bool" and blocks is not None:
+                floats.add(n + i)
+        if ufunc and free and not node.attrs:
+            lines.append(f"    v{i} = np.{ufunc}({args}, out={graph.label(free[0])})")
             continue
         body = f"np_{node.op.name}"
         scope[body] = node.op.numpy
         attrs = "".join(f", {k}={v!r}" for k, v in node.attrs.items())
-        args = ", ".join(text(a) for a in node.args)
         lines.append(f"    v{i} = {body}({args}{attrs})")
     lines.append(f"    return ({', '.join(text(o) for o in graph.outputs)},)")
     source = "\n".join(lines)

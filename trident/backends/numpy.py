@@ -55,9 +55,10 @@ def widen(a: Any) -> Any:
     return a
 
 
-BIG = 1 << 17
+BIG = 1 << 20
 """From this many elements on, elementwise work is done in blocks, on all threads."""
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
+_RULE_BLOCK = 1 << 17
 
 
 def blocked(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> np.ndarray:
@@ -73,7 +74,7 @@ def blocked(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> np.ndarray:
         part = [a[start:stop] if big else a for a, big in flat]
         target[start:stop] = op.numpy(*part, **attrs)
 
-    _over_blocks(work, target.size)
+    _over_blocks(work, target.size, _BLOCK)
     return out
 
 
@@ -94,14 +95,14 @@ def _flatten(args: Sequence) -> list[tuple[Any, bool]] | None:
     return flat if shape is not None else None
 
 
-def _over_blocks(work: Callable[[int, int], None], n: int) -> None:
+def _over_blocks(work: Callable[[int, int], None], n: int, block: int) -> None:
     """Call ``work`` on blocks of range(n), an equal share of them in each thread."""
-    blocks = -(-n // _BLOCK)
+    blocks = -(-n // block)
     workers = min(host_threads.get_num_threads(), blocks)
 
     def share(i: int) -> None:
         for b in range(blocks * i // workers, blocks * (i + 1) // workers):
-            work(b * _BLOCK, min((b + 1) * _BLOCK, n))
+            work(b * block, min((b + 1) * block, n))
 
     host_threads.run(share, workers)
 
@@ -240,32 +241,61 @@ def _round(a: Any, want: DType) -> np.ndarray:
     return a if a.dtype == want.np else a.astype(want.np)
 
 
-def rule_function(graph: Graph, bindings: dict[str, str]) -> Callable:
+class _RuleFunction:
+    """A gradient rule as Python: plain, and per layout of large operands a form that reuses blocks."""
+
+    def __init__(self, graph: Graph, bindings: dict[str, str]) -> None:
+        self.graph = graph
+        self.bindings = bindings
+        self.plain = python_function(graph, bindings)
+        self.source: str = self.plain.source  # type: ignore[attr-defined]
+        self.trivial = not self.plain.nodes  # type: ignore[attr-defined]
+        self.variants: dict[tuple, Callable] = {}
+
+    def on_blocks(self, present: dict[str, bool]) -> Callable:
+        """The form for inputs that are blocks (True) or single values (False)."""
+        key = tuple([present.get(self.bindings[n], False) for n in self.graph.inputs])
+        if key not in self.variants:
+            self.variants[key] = python_function(self.graph, self.bindings, key)
+        return self.variants[key]
+
+
+def rule_function(graph: Graph, bindings: dict[str, str]) -> _RuleFunction:
     """A gradient rule as a Python function of (g, a, out)."""
-    return python_function(graph, bindings)
+    return _RuleFunction(graph, bindings)
 
 
-def run_rule(function: Callable, g: np.ndarray, args: tuple | None, out: Any) -> tuple:
+def run_rule(rule: _RuleFunction, g: np.ndarray, args: tuple | None, out: Any) -> tuple:
     """Evaluate a rule made by ``rule_function``; half types are computed in float32."""
     if g.itemsize == 2:  # float16, bfloat16
         g = g.astype(_F32)
         args = tuple(map(widen, args)) if args is not None else None
         out = widen(out)
     if not g.ndim:  # numpy gives scalars for 0-d arithmetic
-        return tuple([None if r is None else np.asarray(r) for r in function(g, args, out)])
-    return function(g, args, out)
+        return tuple([None if r is None else np.asarray(r) for r in rule.plain(g, args, out)])
+    if g.size >= BIG and not rule.trivial:
+        grads = _blocked_rule(rule, g, args, out)
+        if grads is not None:
+            return grads
+    return rule.plain(g, args, out)
 
 
-def _blocked_rule(function: Callable, g: np.ndarray, args: tuple | None, out: Any) -> tuple | None:
+def _blocked_rule(
+    rule: _RuleFunction, g: np.ndarray, args: tuple | None, out: Any
+) -> tuple | None:
     """A rule on large arrays, in blocks; None where the operands do not walk as one."""
     operands = args or ()
-    present = [a for a in (g, *operands, out) if a is not None]
-    flat = _flatten(present)
-    if flat is None or any(a.shape != g.shape for a in present if np.size(a) > 1):
+    named = {"g": g, **{f"a[{i}]": a for i, a in enumerate(operands)}, "out": out}
+    present = {k: a for k, a in named.items() if a is not None}
+    flat = _flatten(list(present.values()))
+    if flat is None or any(np.size(a) > 1 and a.shape != g.shape for a in present.values()):
         return None
-    pieces = iter(flat)
-    take = [None if a is None else next(pieces) for a in (g, *operands, out)]
-    probe = function(*_slice(take, len(operands), 0, 1))
+    taken = dict(zip(present, flat))
+    if any(big and a.dtype != g.dtype for a, big in flat):
+        return None
+    function = rule.on_blocks({k: big for k, (_, big) in taken.items()})
+    take = [taken.get(k) for k in named]
+    probe = rule.plain(*_slice(take, len(operands), 0, 1))
     results = [None if r is None else np.empty(g.shape, g.dtype) for r in probe]
     targets = [None if r is None else r.reshape(-1) for r in results]
 
@@ -275,7 +305,7 @@ def _blocked_rule(function: Callable, g: np.ndarray, args: tuple | None, out: An
             if target is not None:
                 target[start:stop] = r
 
-    _over_blocks(work, g.size)
+    _over_blocks(work, g.size, _RULE_BLOCK)
     return tuple(results)
 
 

@@ -104,6 +104,12 @@ class matmul:
         b = b if columns else b[..., None]
         kernels.matmul(out.reshape((*batch, a.shape[-2], b.shape[-1])), a, b)
 
+    def numpy_vjp(g, a, b, needs):
+        if a.ndim == b.ndim == 2:
+            da = np.matmul(g, b.T) if needs[0] else None
+            return da, np.matmul(a.T, g) if needs[1] else None
+        return None
+
     def vjp(g, a, b, needs):
         if a.ndim == 1 and b.ndim == 1:
             return g * b if needs[0] else None, g * a if needs[1] else None
@@ -230,6 +236,18 @@ class linear:
             x, out = x[None], out[None]
         act = _device_function(activation) if activation is not None else None
         kernels.matmul(out, x, weight.transpose((1, 0)), bias=bias, act=act)
+
+    def numpy_vjp(g, x, weight, bias, activation, needs):
+        if activation is not None or x.ndim == 1:
+            return None
+        rows = g if g.ndim == 2 else g.reshape(-1, weight.shape[0])
+        dx = np.matmul(g, weight) if needs[0] else None
+        dw = db = None
+        if needs[1]:
+            dw = np.matmul(rows.T, x if x.ndim == 2 else x.reshape(-1, weight.shape[1]))
+        if bias is not None and needs[2]:
+            db = np.matmul(np.ones(len(rows), g.dtype), rows)  # BLAS is quicker than a sum
+        return dx, dw, db
 
     def vjp(g, x, weight, bias, activation, needs):
         if activation is not None:

@@ -18,6 +18,7 @@ from ..dtypes import dtype as DType
 from ..errors import DTypeError, IndexBoundsError, wrong
 from ..kernels import reduce as kernels
 from ..kernels import softmax as softmax_kernels
+from ..runtime import host_threads
 from .registry import Spec, ops, primitive
 
 Dims = int | Sequence[int] | None
@@ -71,6 +72,13 @@ def _spread(g: Any, spec: Any, dim: Dims) -> Any:
     return ops.expand(_kept(g, shape, over), shape=shape)
 
 
+def _spread_array(g: Any, shape: shapes.Shape, dim: Dims) -> np.ndarray:
+    """``_spread`` of an ndarray: a read-only view."""
+    if g.ndim and len(shape) != g.ndim:
+        g = g.reshape(shapes.reduced(shape, shapes.axes("expand", dim, len(shape)), True))
+    return np.broadcast_to(g, shape)
+
+
 # ---- numpy --------------------------------------------------------------------------------------
 
 
@@ -81,10 +89,30 @@ def _axis(x: np.ndarray, dim: Dims) -> Any:
     return tuple(dim) if dim else None  # type: ignore[arg-type]
 
 
+_LARGE = 1 << 20
+_PART = 1 << 17
+
+
+def _sum_in_parts(x: np.ndarray, dtype: Any) -> np.ndarray:
+    """The sum of a long 1-D array on all threads; its parts depend on the length alone."""
+    starts = range(0, x.size, _PART)
+    sums = np.empty(len(starts), dtype or x.dtype)
+    workers = host_threads.get_num_threads()
+
+    def share(i: int) -> None:
+        for k in range(i, len(starts), workers):
+            sums[k] = np.add.reduce(x[starts[k] : starts[k] + _PART], dtype=dtype)
+
+    host_threads.run(share, min(workers, len(starts)))
+    return np.asarray(np.add.reduce(sums))
+
+
 def _sum(x: np.ndarray, dim: Dims, keepdim: bool, dtype: Any) -> np.ndarray:
     """x.sum over ``dim``. Large sums over leading axes go through BLAS: numpy adds whole rows one
     after the other there, which is nine times slower and less accurate than its pairwise sum."""
     axis = _axis(x, dim)
+    if x.size >= _LARGE and axis is None and x.dtype.kind == "f" and x.flags.c_contiguous:
+        return _sum_in_parts(x.reshape(-1), dtype).reshape((1,) * x.ndim if keepdim else ())
     if x.size > 4096 and x.dtype.kind == "f" and dtype in (None, x.dtype) and x.flags.c_contiguous:
         over = shapes.axes("sum", dim, x.ndim)
         if over and over != tuple(range(x.ndim)):
@@ -136,6 +164,9 @@ class sum:
         over = shapes.axes("sum", dim, x.ndim)
         kernels.reduce(out, x, over=over, kind=kernels.SUM)
 
+    def numpy_vjp(g, x_spec, *, dim):
+        return (_spread_array(g, x_spec.shape, dim),)
+
     def vjp(g, x_spec, *, dim):
         return _spread(g, x_spec, dim)
 
@@ -166,6 +197,10 @@ class mean:
     def launch(out, x, *, dim=None, keepdim=False, dtype=None):
         over = shapes.axes("mean", dim, x.ndim)
         kernels.reduce(out, x, over=over, kind=kernels.SUM, mean=True)
+
+    def numpy_vjp(g, x_spec, *, dim):
+        n = shapes.numel(x_spec.shape) // (g.size or 1)
+        return (_spread_array(g * g.dtype.type(1.0 / (n or 1)), x_spec.shape, dim),)
 
     def vjp(g, x_spec, *, dim):
         n = shapes.numel(x_spec.shape) // (shapes.numel(g.shape) or 1)

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .. import backends, shapes
 from ..backends.graph import Graph, Ref
 from ..errors import AutogradError
@@ -331,6 +333,10 @@ class RuleNode(Node):
         self.out = data
         self.out_versions = tuple((v, v.n) for v in versions)
 
+    def on_host(self, g: Any) -> bool:
+        """Whether ``numpy_vjp`` may run: CPU arrays, none of a half type."""
+        return g.__class__ is np.ndarray and g.itemsize != 2
+
     def values(self, g: Any) -> dict[str, Any]:
         """What the rule asked for, by name."""
         op = self.op
@@ -366,6 +372,12 @@ class RuleNode(Node):
         return values
 
     def pull(self, g: Any, graph: bool) -> tuple:
+        if self.op.numpy_vjp is not None and not graph and self.on_host(g):
+            values = self.values(g)
+            values = {k: getattr(v, "_data", v) for k, v in values.items()}
+            grads = self.op.numpy_vjp(**values)
+            if grads is not None:
+                return grads
         values = self.values(wrap(g, graph))
         if self.op.variadic and self.op.operands[0] in values:
             operands = values.pop(self.op.operands[0])

@@ -217,8 +217,23 @@ def check_gradient(op: Op, draw: Draw, device: str = "cpu") -> None:
 
     if not any(o.requires_grad for o in run(op, given, attrs)):
         return
+    _check_numpy_vjp(op, call, given)
     gradcheck(call, given, eps=1e-6, atol=1e-5, rtol=1e-4, directions=2)
     gradgradcheck(call, given, eps=1e-6, atol=1e-4, rtol=1e-2)
+
+
+def _check_numpy_vjp(op: Op, call: Callable, given: tuple) -> None:
+    """``numpy_vjp`` (what an ordinary backward runs) against ``vjp`` (what create_graph runs)."""
+    if op.numpy_vjp is None:
+        return
+    leaves = [a for a in given if isinstance(a, Tensor) and a.requires_grad]
+    out = call(*given)
+    g = tensor(np.random.default_rng(1).standard_normal(tuple(out.shape)))
+    plain = grad(out, leaves, g, retain_graph=True, allow_unused=True)
+    recorded = grad(out, leaves, g, create_graph=True, allow_unused=True)
+    for i, (a, b) in enumerate(zip(plain, recorded)):
+        if b is not None:
+            assert_close(a, b.detach(), length=b.numel(), msg=f"{op.name}: numpy_vjp, gradient {i}")
 
 
 def check_gradient_kernel(op: Op, draw: Draw, dtype: DType, device: str) -> None:
