@@ -367,14 +367,13 @@ def _inplace(op: Any, args: tuple, attrs: dict[str, Any]) -> None:
             op.numpy(*arrays, **attrs)
         finally:
             _quiet_reset(token)
-    for a in args:
-        if isinstance(a, list):
+    for name, a in zip(op.operands, args):
+        if isinstance(a, list) and name != "grads":
             for t in a:
-                if isinstance(t, Tensor):
-                    if t._version is None:
-                        t._version = Version()
-                    t._version.bump(op.name)
-                    t._seen = t._version.n
+                if t._version is None:
+                    t._version = Version()
+                t._version.bump(op.name)
+                t._seen = t._version.n
 
 
 def _create(op: Any, args: tuple, attrs: dict[str, Any]) -> Tensor:

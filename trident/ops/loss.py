@@ -57,6 +57,27 @@ def reduced(loss: Any, reduction: str) -> Any:
 # ---- differences --------------------------------------------------------------------------------
 
 
+@elementwise(takes="number", method=False)
+class squared_error:
+    """(x - y)^2.
+
+    >>> trident.squared_error(trident.tensor([1.0]), trident.tensor([4.0]))
+    tensor([9.])
+    """
+
+    def numpy(x, y):
+        away = np.subtract(x, y)
+        return np.multiply(away, away)
+
+    @jit
+    def triton(x, y):
+        return (x - y) * (x - y)
+
+    def vjp(g, x, y):
+        dx = g * (x - y) * 2
+        return dx, -dx
+
+
 @composite(method=False)
 def mse_loss(
     input: Any,
@@ -72,8 +93,7 @@ def mse_loss(
     """
     reduction = reduction_of("mse_loss", reduction, size_average, reduce)
     same_shape("mse_loss", input, target)
-    away = input - target
-    return reduced(away * away, reduction)
+    return reduced(squared_error(input, target), reduction)
 
 
 @composite(method=False)

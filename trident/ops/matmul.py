@@ -18,6 +18,7 @@ from .. import shapes
 from ..errors import DTypeError, ShapeError, wrong
 from ..kernels import matmul as kernels
 from ..lang import Jit, jit
+from ..runtime.blas import matmul as product
 from .registry import FUNCTIONS, REGISTRY, Elementwise, Spec, composite, ops, primitive
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ class matmul:
         if a.dtype != b.dtype or a.dtype.kind == "b":
             raise TypeError
         if a.ndim > 2 and b.ndim == 2 and a.flags.c_contiguous:
-            return np.matmul(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])  # one GEMM
-        return np.matmul(a, b)
+            return product(_rows(a), b).reshape(*a.shape[:-1], b.shape[-1])  # one GEMM
+        return product(a, b)
 
     def launch(out, a, b):
         rows, columns = a.ndim > 1, b.ndim > 1
@@ -106,8 +107,8 @@ class matmul:
 
     def numpy_vjp(g, a, b, needs):
         if a.ndim == b.ndim == 2:
-            da = np.matmul(g, b.T) if needs[0] else None
-            return da, np.matmul(a.T, g) if needs[1] else None
+            da = product(g, b.T) if needs[0] else None
+            return da, product(a.T, g) if needs[1] else None
         return None
 
     def vjp(g, a, b, needs):
@@ -219,9 +220,9 @@ class linear:
         if x.dtype != weight.dtype or weight.ndim != 2 or x.dtype.kind == "b":
             raise TypeError
         if x.ndim > 2 and x.flags.c_contiguous:
-            y = np.matmul(_rows(x), weight.T).reshape(*x.shape[:-1], weight.shape[0])
+            y = product(_rows(x), weight.T).reshape(*x.shape[:-1], weight.shape[0])
         else:
-            y = np.matmul(x, weight.T)
+            y = product(x, weight.T)
         if bias is not None:
             if bias.shape != weight.shape[:1] or bias.dtype != x.dtype:
                 raise ValueError
@@ -241,12 +242,12 @@ class linear:
         if activation is not None or x.ndim == 1:
             return None
         rows = g if g.ndim == 2 else g.reshape(-1, weight.shape[0])
-        dx = np.matmul(g, weight) if needs[0] else None
+        dx = product(g, weight) if needs[0] else None
         dw = db = None
         if needs[1]:
-            dw = np.matmul(rows.T, x if x.ndim == 2 else x.reshape(-1, weight.shape[1]))
+            dw = product(rows.T, x if x.ndim == 2 else x.reshape(-1, weight.shape[1]))
         if bias is not None and needs[2]:
-            db = np.matmul(np.ones(len(rows), g.dtype), rows)  # BLAS is quicker than a sum
+            db = product(np.ones(len(rows), g.dtype), rows)  # BLAS is quicker than a sum
         return dx, dw, db
 
     def vjp(g, x, weight, bias, activation, needs):

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from typing import Any
 
 from .. import config
+from . import blas
 
 _pool: ThreadPoolExecutor | None = None
 _threads: int | None = None
@@ -45,12 +46,17 @@ if hasattr(os, "register_at_fork"):
 def run(task: Callable[[int], Any], count: int) -> list:
     """``[task(0), ..., task(count - 1)]``, each in a thread (the first in this one).
 
-    The threads compute in the caller's context: numpy's error state lives there.
+    The threads compute in the caller's context: numpy's error state lives there. Meanwhile BLAS
+    keeps to one thread a product.
     """
     global _pool
     if count == 1:
         return [task(0)]
     if _pool is None:
         _pool = ThreadPoolExecutor(get_num_threads(), thread_name_prefix="trident")
-    others = [_pool.submit(copy_context().run, task, i) for i in range(1, count)]
-    return [task(0)] + [f.result() for f in others]
+    setter = blas.limit()
+    try:
+        others = [_pool.submit(copy_context().run, task, i) for i in range(1, count)]
+        return [task(0)] + [f.result() for f in others]
+    finally:
+        blas.restore(setter)
