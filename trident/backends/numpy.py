@@ -280,9 +280,7 @@ def run_rule(rule: _RuleFunction, g: np.ndarray, args: tuple | None, out: Any) -
     return rule.plain(g, args, out)
 
 
-def _blocked_rule(
-    rule: _RuleFunction, g: np.ndarray, args: tuple | None, out: Any
-) -> tuple | None:
+def _blocked_rule(rule: _RuleFunction, g: np.ndarray, args: tuple | None, out: Any) -> tuple | None:
     """A rule on large arrays, in blocks; None where the operands do not walk as one."""
     operands = args or ()
     named = {"g": g, **{f"a[{i}]": a for i, a in enumerate(operands)}, "out": out}

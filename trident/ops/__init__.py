@@ -31,6 +31,7 @@ from . import (  # noqa: F401  (importing a family enters its ops)
     reduction,
     rounding,
     scan,
+    scatter,
     softmax,
     sort,
     special,

@@ -391,3 +391,27 @@ class bitwise_right_shift:
         width: tl.constexpr = (x + y).dtype.primitive_bitwidth
         inside = (y >= 0) & (y < width)
         return tl.where(inside, x >> tl.where(inside, y, 0), tl.where(x < 0, -1, 0).to(x.dtype))
+
+
+@composite
+def allclose(
+    input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> bool:
+    """Whether all elements agree: ``|input - other| <= atol + rtol * |other|``.
+
+    >>> trident.allclose(trident.tensor([1.0]), trident.tensor([1.0 + 1e-6]))
+    True
+    """
+    return bool(ops.all(isclose(input, other, rtol=rtol, atol=atol, equal_nan=equal_nan)))
+
+
+@composite
+def equal(input: Any, other: Any) -> bool:
+    """Whether two tensors have the same shape and elements (NaN differs from everything).
+
+    >>> trident.equal(trident.tensor([1, 2]), trident.tensor([1, 2]))
+    True
+    """
+    if tuple(input.shape) != tuple(other.shape):
+        return False
+    return bool(ops.all(ops.eq(input, other)))

@@ -1,7 +1,7 @@
 """How many threads numpy's OpenBLAS uses, call by call.
 
-OpenBLAS lets its threads spin for milliseconds after a product, on the cores that the CPU backend's own
-threads want next; and products below some ten million multiply-adds gain little from a second core.
+OpenBLAS lets its threads spin for milliseconds after a product, on the cores that the CPU backend's
+own threads want next; and products below some million multiply-adds gain little from a second core.
 So products inside the thread pool, and small ones, run on one BLAS thread. Measured on the LeNet
 step of ``python -m bench`` with 2 threads: 9.7 -> 8.2 ms. Without numpy's bundled OpenBLAS nothing
 is changed.
@@ -31,7 +31,8 @@ def _find() -> None:
     global _set, _threads, _looked
     _looked = True
     folder = Path(np.__file__).parent
-    for path in [*folder.parent.glob("numpy.libs/*openblas*"), *folder.glob(".dylibs/*openblas*")]:
+    bundled = [*folder.parent.glob("numpy.libs/*openblas*"), *folder.glob(".dylibs/*openblas*")]
+    for path in bundled:
         try:
             library = ctypes.CDLL(str(path))
         except OSError:
