@@ -94,7 +94,7 @@ _UFUNCS = {
     "exp": "exp", "tanh": "tanh", "sqrt": "sqrt", "square": "square", "sin": "sin", "cos": "cos",
     "maximum": "maximum", "minimum": "minimum", "abs": "absolute", "log": "log",
 }  # fmt: skip
-"""Ops that are one numpy ufunc on floats: these can write over an operand that is not used again."""
+"""Ops that are one numpy ufunc on floats: these may write over an operand not used again."""
 
 
 def python_function(

@@ -242,7 +242,7 @@ def _round(a: Any, want: DType) -> np.ndarray:
 
 
 class _RuleFunction:
-    """A gradient rule as Python: plain, and per layout of large operands a form that reuses blocks."""
+    """A gradient rule as Python: plain, and per layout of large operands one on blocks."""
 
     def __init__(self, graph: Graph, bindings: dict[str, str]) -> None:
         self.graph = graph

@@ -361,8 +361,8 @@ def elementwise(body: type | None = None, **options: Any) -> Any:
 def primitive(body: type | None = None, **options: Any) -> Any:
     """Define an op with its own kernel from a class with ``infer``, ``numpy``, ``launch``, ``vjp``.
 
-    ``numpy_vjp`` may be there too: the rule once more, with vjp's parameters, on ndarrays. The CPU's
-    first derivative runs it where it is worth having (float32 and float64 operands): an op on Tensors
+    ``numpy_vjp`` may be there too: the rule once more, with vjp's parameters, on ndarrays. The
+    CPU's first derivative in float32 and float64 runs it where it is worth having: an op on Tensors
     costs 3 us of Python, as much as a small matrix product. It returns None for what it leaves to
     ``vjp``. Tests compare the two.
 

@@ -48,7 +48,7 @@ def _find() -> None:
 
 
 def limit() -> Callable[[int], Any] | None:
-    """Set BLAS to one thread; returns what ``restore`` takes (None: there is nothing to restore)."""
+    """Set BLAS to one thread; returns what ``restore`` takes (None: nothing to restore)."""
     if not _looked:
         _find()
     if _set is not None:
