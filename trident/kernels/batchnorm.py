@@ -11,7 +11,8 @@ from .. import shapes
 from ..dtypes import dtype as DType
 from ..lang import cdiv, jit, next_power_of_2, tl
 from ..runtime import DeviceArray, launch
-from .norm import but_channels, clear, flat, parameter_gradients
+from .norm import flat
+from .norm_backward import but_channels, clear, parameter_gradients
 from .reduce import (
     SUM,
     acc_type,

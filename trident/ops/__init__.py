@@ -13,6 +13,7 @@ from . import (  # noqa: F401  (importing a family enters its ops)
     batchnorm,
     columns,
     comparison,
+    contraction,
     conv,
     creation,
     exponential,
@@ -37,6 +38,7 @@ from . import (  # noqa: F401  (importing a family enters its ops)
     special,
     trigonometry,
     view,
+    window,
 )
 from .registry import FUNCTIONS, REGISTRY
 

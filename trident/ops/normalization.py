@@ -17,6 +17,7 @@ import numpy as np
 from .. import dtypes, shapes
 from ..errors import DTypeError, wrong
 from ..kernels import norm as kernels
+from ..kernels import norm_backward
 from .registry import Spec, composite, fused, ops, primitive
 
 
@@ -120,7 +121,7 @@ class standardize_backward:
         return dx.reshape(y.shape)
 
     def launch(out, grad, x, y, rstd, *, axes=1, eps=1e-5, centred=True):
-        kernels.standardize_backward(out, grad, y, rstd, axes=axes, centred=centred)
+        norm_backward.standardize_backward(out, grad, y, rstd, axes=axes, centred=centred)
 
     def vjp(g, grad, x, *, axes, eps, centred, needs):
         y, rstd = standardize(x, axes=axes, eps=eps, centred=centred)
@@ -156,7 +157,7 @@ def _beside(rows: Any, axes: int) -> Any:
 
 @fused(
     forward=kernels.layer_norm_forward,
-    backward=kernels.layer_norm_backward,
+    backward=norm_backward.layer_norm_backward,
     residuals={"mean": _row_shape, "rstd": _row_shape},
     method=False,
 )
@@ -177,7 +178,7 @@ def _(draw):
 
 @fused(
     forward=kernels.rms_norm_forward,
-    backward=kernels.rms_norm_backward,
+    backward=norm_backward.rms_norm_backward,
     residuals={"rstd": _row_shape},
     method=False,
 )
@@ -261,7 +262,7 @@ def _group_shape(x: Any, *_: Any, num_groups: int, **__: Any) -> shapes.Shape:
 
 @fused(
     forward=kernels.group_norm_forward,
-    backward=kernels.group_norm_backward,
+    backward=norm_backward.group_norm_backward,
     residuals={"mean": _group_shape, "rstd": _group_shape},
     method=False,
 )

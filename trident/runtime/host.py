@@ -6,6 +6,7 @@ the smallest thing it accepts. Memory is numpy's.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,30 @@ class _Pointer:
         return self.array.strides
 
 
+@functools.cache
+def _mend_interpreter() -> None:
+    """Two faults of the interpreter in Triton 3.6 (3.9 has neither; later ones are left alone).
+
+    A loop bound is a block of one, which numpy >= 2.4 does not turn into an int; and maximum and
+    minimum keep a NaN that the compiled ones drop.
+    """
+    import triton
+    from triton.runtime import interpreter
+
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9):
+        return
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched
+    builder = interpreter.InterpreterBuilder
+    builder.create_maxnumf = lambda self, x, y: self.binary_op(x, y, np.fmax)
+    builder.create_minnumf = lambda self, x, y: self.binary_op(x, y, np.fmin)
+
+
 class HostDevice(Device):
     """Runs kernels through the interpreter on host memory, program by program."""
 
@@ -89,6 +114,7 @@ class HostDevice(Device):
         self, kernel: Jit, grid: tuple[int, ...], args: tuple, constexprs: dict, options: dict
     ) -> None:
         self.launches += 1
+        _mend_interpreter()
         passed = [_Pointer(a) if isinstance(a, DeviceArray) else a for a in args]
         fn: Any = kernel.triton()
         with np.errstate(all="ignore"):
