@@ -114,7 +114,7 @@ def describe(s: Any, target: str) -> dict[str, Any]:
         return {**row, "error": f"{type(error).__name__}: {' / '.join(lines[-3:])[:300]}"}
     row["shared"] = compiled.metadata.shared
     if target.startswith("sm_"):
-        row.update(_nvidia(compiled, target))
+        row.update(_nvidia(compiled))
         row["mma"] = len(
             re.findall(r"\b(?:wgmma|mma|tcgen05\.mma)\S*\.sync|tcgen05\.mma", compiled.asm["ptx"])
         )
@@ -131,7 +131,7 @@ def describe(s: Any, target: str) -> dict[str, Any]:
     return row
 
 
-def _nvidia(compiled: Any, target: str) -> dict[str, int]:
+def _nvidia(compiled: Any) -> dict[str, int]:
     """Registers, and spilled bytes where there is a stack at all (sin and cos keep a table
     there).
     """
@@ -145,14 +145,22 @@ def _nvidia(compiled: Any, target: str) -> dict[str, int]:
         found = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
         spills = 0
         if found["STACK"] or found["LOCAL"]:
-            source = Path(folder, "k.ptx")
-            source.write_text(compiled.asm["ptx"])
-            arch = re.search(r"\.target (sm_\w+)", compiled.asm["ptx"]).group(1)  # type: ignore[union-attr]
-            name = "ptxas-blackwell" if target == "sm_100" else "ptxas"
-            tool = tools / name if (tools / name).exists() else tools / "ptxas"
-            text = _output(tool, "-v", f"-arch={arch}", source, "-o", Path(folder, "k.out"))
-            spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", text))
+            spills = _spilled(tools, folder, compiled.asm["ptx"], found["STACK"] + found["LOCAL"])
     return {"registers": found["REG"], "spills": spills}
+
+
+def _spilled(tools: Path, folder: str, ptx: str, stack: int) -> int:
+    """Bytes that ptxas says it spills; ``stack`` where no ptxas here reads this PTX version."""
+    source = Path(folder, "k.ptx")
+    source.write_text(ptx)
+    arch = re.search(r"\.target (sm_\w+)", ptx).group(1)  # type: ignore[union-attr]
+    for tool in sorted(tools.glob("ptxas*")):
+        command = [str(tool), "-v", f"-arch={arch}", str(source), "-o", str(Path(folder, "k.out"))]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            found = re.findall(r"(\d+) bytes spill", done.stdout + done.stderr)
+            return sum(int(n) for n in found)
+    return stack
 
 
 def _output(*command: object) -> str:
