@@ -41,6 +41,8 @@ def collect(quick: bool) -> list[Any]:
     device = AotDevice()
     wanted = [dtypes.float32, dtypes.bfloat16]
     with runtime.use(device):
+        for d in wanted:
+            _usual_sizes(d)
         for op in REGISTRY.values():
             if op.samples is None and op.kind != "elementwise":
                 continue
@@ -75,6 +77,44 @@ def collect(quick: bool) -> list[Any]:
     if quick:
         kept = list(_quick(kept))
     return sorted(kept, key=lambda s: (s.kernel.fn.__module__, s.kernel.name))
+
+
+def _usual_sizes(d: Any) -> None:
+    """Forward and backward of what networks spend their time in, at sizes where the launchers choose
+    their large tiles: the samples of the tests are small. Nothing is computed on this device."""
+    import trident
+    import trident.nn.functional as F
+
+    def new(*shape: int) -> Any:
+        return trident.empty(shape, dtype=d, device="cuda", requires_grad=True)
+
+    labels = trident.empty(512, dtype=trident.int64, device="cuda")
+    x, image = new(512, 1024), new(32, 64, 28, 28)
+    outs = [
+        x @ new(1024, 512),
+        F.linear(x, new(2048, 1024), new(2048)),
+        new(8, 256, 64) @ new(8, 64, 256),
+        F.conv2d(image, new(128, 64, 3, 3), new(128), padding=1),
+        F.conv2d(image, new(64, 1, 3, 3), groups=64, padding=1),
+        F.conv_transpose2d(image, new(64, 32, 2, 2), stride=2),
+        F.max_pool2d(image, 2),
+        F.avg_pool2d(image, 2),
+        F.softmax(x, -1),
+        F.log_softmax(x, -1),
+        F.cross_entropy(x, labels),
+        F.layer_norm(x, (1024,), new(1024), new(1024)),
+        F.rms_norm(x, (1024,), new(1024)),
+        F.group_norm(image, 8, new(64), new(64)),
+        F.batch_norm(image, None, None, new(64), new(64), training=True),
+        x.sum(1),
+        x.sum(0),
+        x.logsumexp(1),
+        x.cumsum(1),
+        F.embedding(labels, new(1000, 512)),
+        x.T.contiguous(),
+    ]
+    for out in outs:
+        out.backward(trident.empty(tuple(out.shape), dtype=d, device="cuda"))
 
 
 def _flags(s: Any) -> tuple:

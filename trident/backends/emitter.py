@@ -13,6 +13,8 @@ import linecache
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..dtypes import dtype as DType
 from ..lang import Jit, tl
 from .graph import Graph, Ref
@@ -36,6 +38,16 @@ def _literal(value: Any, compute: DType) -> str:
     elif compute.kind == "int":
         value = int(value)
     return repr(value)
+
+
+def _number(value: Any, compute: DType) -> str:
+    """A number as an operand; Triton 3.6 rounds a bare one to float32 in maximum and minimum."""
+    text = _literal(value, compute)
+    if compute.name != "float64":
+        return text
+    with np.errstate(over="ignore"):
+        exact = value != value or float(np.float32(value)) == value
+    return text if exact else f"tl.full([1], {text}, tl.float64)"
 
 
 def _constant(value: Any) -> str:
@@ -107,7 +119,7 @@ def emit(
         if not isinstance(a, Ref):
             if untyped:
                 return repr(bool(a))
-            return _literal(a, compute)
+            return _number(a, compute)
         label = graph.label(a.index)
         if untyped:
             return label if kinds[a.index].kind == "bool" else f"({label} != 0)"

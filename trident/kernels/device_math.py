@@ -19,7 +19,8 @@ from ..lang import jit, tl
 def typed(x, like):
     """``x`` as a block like ``like``: in generated kernels x may be a scalar or a literal number.
 
-    The interpreter would lose the dtype of a comparison of scalars that then meets a block.
+    The interpreter would lose the dtype of a comparison of scalars that then meets a block, and
+    ``tl.maximum`` and ``tl.minimum`` of Triton 3.6 round a literal to float32.
     """
     if not isinstance(x, tl.tensor):
         return tl.full(like.shape, x, like.dtype)
@@ -45,6 +46,15 @@ def sqrt_exact(x):
         return tl.sqrt_rn(x)
     else:
         return tl.sqrt(x)
+
+
+@jit
+def negate(x):
+    """-x, also of zeros: ``-`` is ``0 - x`` in Triton 3.6, which makes 0.0 of 0.0."""
+    if x.dtype.is_floating():
+        return x * -1.0
+    else:
+        return -x
 
 
 @jit
@@ -209,7 +219,7 @@ def power(x, y):
     whole = y == tl.floor(y)
     odd = whole & (y * 0.5 != tl.floor(y * 0.5))
     r = tl.where((x < 0) & (x > -float("inf")) & (whole == 0), float("nan"), r)
-    return tl.where(signbit(x) & odd, -r, r)
+    return tl.where(signbit(x) & odd, negate(r), r)
 
 
 @jit

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import wrong
-from ..kernels.device_math import div_exact, exp_accurate
+from ..kernels.device_math import div_exact, exp_accurate, typed
 from ..kernels.device_math import erfc as _erfc
 from ..kernels.device_math import expm1 as _expm1
 from ..kernels.device_math import sigmoid as _sigmoid
@@ -312,8 +312,8 @@ class hardtanh:
 
     @jit
     def triton(x, min_val: tl.constexpr, max_val: tl.constexpr):
-        x = tl.maximum(x, min_val, propagate_nan=tl.PropagateNan.ALL)
-        return tl.minimum(x, max_val, propagate_nan=tl.PropagateNan.ALL)
+        x = tl.maximum(x, typed(min_val, x), propagate_nan=tl.PropagateNan.ALL)
+        return tl.minimum(x, typed(max_val, x), propagate_nan=tl.PropagateNan.ALL)
 
     def vjp(g, x, min_val, max_val):
         return where((x > min_val) & (x < max_val), g, 0.0)

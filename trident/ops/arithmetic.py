@@ -14,6 +14,7 @@ from ..errors import wrong
 from ..kernels.device_math import copysign as _copysign
 from ..kernels.device_math import div_exact as _div
 from ..kernels.device_math import fmod as _fmod
+from ..kernels.device_math import negate as _negate
 from ..kernels.device_math import trunc as _trunc
 from ..kernels.device_math import typed
 from ..lang import jit, tl
@@ -357,7 +358,7 @@ class neg:
 
     @jit
     def triton(x):
-        return -x
+        return _negate(x)
 
     def vjp(g):
         return -g

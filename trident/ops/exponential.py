@@ -241,8 +241,8 @@ class logit:
     @jit
     def triton(x, eps: tl.constexpr):
         if eps is not None:
-            x = tl.maximum(x, eps, propagate_nan=tl.PropagateNan.ALL)
-            x = tl.minimum(x, 1 - eps, propagate_nan=tl.PropagateNan.ALL)
+            x = tl.maximum(x, typed(eps, x), propagate_nan=tl.PropagateNan.ALL)
+            x = tl.minimum(x, typed(1 - eps, x), propagate_nan=tl.PropagateNan.ALL)
         return tl.log(div_exact(x, 1 - x))
 
     def vjp(g, x, eps):

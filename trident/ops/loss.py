@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import wrong
+from ..kernels.device_math import typed
 from ..lang import jit, tl
 from .registry import Interval, composite, elementwise, ops
 
@@ -126,7 +127,7 @@ class huber:
     @jit
     def triton(x, delta: tl.constexpr):
         size = tl.abs(x)
-        near = tl.minimum(size, delta, propagate_nan=tl.PropagateNan.ALL)
+        near = tl.minimum(size, typed(delta, x), propagate_nan=tl.PropagateNan.ALL)
         return near * (size - 0.5 * near)
 
     def vjp(g, x, *, delta):

@@ -69,16 +69,34 @@ class _Pointer:
         return self.array.strides
 
 
+def _bfloat16_bits(x: np.ndarray) -> np.ndarray:
+    """float32 to the bits of bfloat16, to nearest even; NaN stays NaN."""
+    bits = np.asarray(x).view(np.uint32)
+    rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+    return np.where(x != x, bits >> 16 | 0x40, rounded).astype(np.uint16)
+
+
 @functools.cache
 def _mend_interpreter() -> None:
-    """Two faults of the interpreter in Triton 3.6 (3.9 has neither; later ones are left alone).
+    """Make Triton's interpreter do what compiled kernels do.
 
-    A loop bound is a block of one, which numpy >= 2.4 does not turn into an int; and maximum and
-    minimum keep a NaN that the compiled ones drop.
+    It cuts float32 to bfloat16 off instead of rounding. That of 3.6, but not that of 3.9, also
+    fails on a loop bound in a block of one with numpy >= 2.4, keeps in maximum and minimum a NaN
+    that compiled ones drop, and forgets the sign of the number -0.0.
     """
     import triton
     from triton.runtime import interpreter
 
+    builder = interpreter.InterpreterBuilder
+    cast = builder.cast_impl
+
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
+        to = dst_type.scalar
+        if src.dtype.scalar.is_fp32() and to.is_bf16():
+            return interpreter.TensorHandle(_bfloat16_bits(src.data), to)
+        return cast(self, src, dst_type)
+
+    builder.cast_impl = cast_impl
     if tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9):
         return
     patch = interpreter._patch_lang_tensor
@@ -88,9 +106,16 @@ def _mend_interpreter() -> None:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patched
-    builder = interpreter.InterpreterBuilder
     builder.create_maxnumf = lambda self, x, y: self.binary_op(x, y, np.fmax)
     builder.create_minnumf = lambda self, x, y: self.binary_op(x, y, np.fmin)
+    constant = interpreter.TritonSemantic.scalar_constant
+
+    def scalar_constant(self: Any, value: Any, dtype: Any) -> Any:
+        if value == 0 and np.signbit(value) and dtype is not None and dtype.is_floating():
+            return self.tensor(getattr(self.builder, f"get_{dtype.name}")(value), dtype)
+        return constant(self, value, dtype)
+
+    interpreter.TritonSemantic.scalar_constant = scalar_constant
 
 
 class HostDevice(Device):
