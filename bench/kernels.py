@@ -80,7 +80,7 @@ def collect(quick: bool) -> list[Any]:
 
 
 def _usual_sizes(d: Any) -> None:
-    """Forward and backward of what networks spend their time in, at sizes where the launchers choose
+    """Forward and backward of what networks spend time in, at sizes where the launchers choose
     their large tiles: the samples of the tests are small. Nothing is computed on this device."""
     import trident
     import trident.nn.functional as F

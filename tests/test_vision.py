@@ -326,7 +326,10 @@ def test_normalize():
     batch = trident.from_numpy(rng.random((2, 3, 4, 5)))
     got = F.normalize(batch, mean, std).numpy()
     np.testing.assert_allclose(
-        got, (batch.numpy() - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1)), rtol=1e-6
+        got,
+        (batch.numpy() - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1)),
+        rtol=1e-6,
+        atol=1e-6,
     )
     t = trident.ones(1, 2, 2)
     assert transforms.Normalize(0.5, 0.5, inplace=True)(t) is t
