@@ -18,7 +18,7 @@ from trident.testing.check import steps
 from trident.testing.draw import HypothesisDraw
 
 OPS = [op for op in REGISTRY.values() if not isinstance(op, InPlace)]
-EXAMPLES = {"cpu": 8, "cuda": 3}
+EXAMPLES = {"cpu": 20, "cuda": 5}
 
 
 def cases(device):
