@@ -219,6 +219,9 @@ class linear:
             raise TypeError
         if x.ndim > 2 and x.flags.c_contiguous:
             y = product(_rows(x), weight.T).reshape(*x.shape[:-1], weight.shape[0])
+        elif x.ndim == 2 and len(x) <= 64 and len(x) < len(weight):
+            # few rows: OpenBLAS is 1.1 to 1.9 times as fast on the transposed product
+            y = np.ascontiguousarray(product(weight, x.T).T)
         else:
             y = product(x, weight.T)
         if bias is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import optim as kernels
+from ..runtime.blas import axpby
 from .registry import inplace
 
 BLOCK = 131072  # elements: what fits a core's L2 cache with two or three state arrays
@@ -84,10 +85,18 @@ def _gradient(
     return np.negative(g, out=s) if maximize else g
 
 
+def _blend(y: np.ndarray, b: float, x: np.ndarray, a: float, scratch: np.ndarray) -> None:
+    """``y = b y + a x``, in place; ``scratch`` may be x itself."""
+    if not axpby(a, x, b, y):
+        np.multiply(x, a, out=scratch)
+        if b != 1.0:
+            np.multiply(y, b, out=y)
+        np.add(y, scratch, out=y)
+
+
 def _sgd_plain(p, g, s, t, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
     g = _gradient(p, g, s, weight_decay, maximize)
-    np.multiply(g, lr, out=s)
-    np.subtract(p, s, out=p)
+    _blend(p, 1.0, g, -lr, s)
 
 
 def _sgd_momentum(p, g, b, s, t, lr, momentum, dampening, weight_decay, nesterov, maximize, first):
@@ -95,18 +104,13 @@ def _sgd_momentum(p, g, b, s, t, lr, momentum, dampening, weight_decay, nesterov
     if first:
         np.copyto(b, g)
     else:
-        np.multiply(b, momentum, out=b)
-        if dampening:
-            np.add(b, np.multiply(g, 1 - dampening, out=t), out=b)
-        else:
-            np.add(b, g, out=b)
+        _blend(b, momentum, g, 1 - dampening, t)
     if nesterov:
         np.multiply(b, momentum, out=t)
         np.add(t, g, out=t)
-        np.multiply(t, lr, out=t)
+        _blend(p, 1.0, t, -lr, t)
     else:
-        np.multiply(b, lr, out=t)
-    np.subtract(p, t, out=p)
+        _blend(p, 1.0, b, -lr, t)
 
 
 @inplace
@@ -173,17 +177,12 @@ def _adam(p, g, m, v, s, t, step_size, b1, b2, eps, weight_decay, shrink, maximi
         np.multiply(p, shrink, out=p)
     g = _gradient(p, g, s, weight_decay, maximize)
     np.multiply(g, g, out=t)
-    np.multiply(t, 1 - b2, out=t)
-    np.multiply(v, b2, out=v)
-    np.add(v, t, out=v)
-    np.multiply(g, 1 - b1, out=t)
-    np.multiply(m, b1, out=m)
-    np.add(m, t, out=m)
+    _blend(v, b2, t, 1 - b2, t)
+    _blend(m, b1, g, 1 - b1, t)
     np.sqrt(v, out=t)
     np.add(t, eps, out=t)
     np.divide(m, t, out=t)
-    np.multiply(t, step_size, out=t)
-    np.subtract(p, t, out=p)
+    _blend(p, 1.0, t, -step_size, t)
 
 
 def _amsgrad(p, g, m, v, top, s, t, step_size, b1, b2, eps, weight_decay, shrink, maximize):
@@ -191,18 +190,13 @@ def _amsgrad(p, g, m, v, top, s, t, step_size, b1, b2, eps, weight_decay, shrink
         np.multiply(p, shrink, out=p)
     g = _gradient(p, g, s, weight_decay, maximize)
     np.multiply(g, g, out=t)
-    np.multiply(t, 1 - b2, out=t)
-    np.multiply(v, b2, out=v)
-    np.add(v, t, out=v)
-    np.multiply(g, 1 - b1, out=t)
-    np.multiply(m, b1, out=m)
-    np.add(m, t, out=m)
+    _blend(v, b2, t, 1 - b2, t)
+    _blend(m, b1, g, 1 - b1, t)
     np.maximum(top, v, out=top)
     np.sqrt(top, out=t)
     np.add(t, eps, out=t)
     np.divide(m, t, out=t)
-    np.multiply(t, step_size, out=t)
-    np.subtract(p, t, out=p)
+    _blend(p, 1.0, t, -step_size, t)
 
 
 @inplace

