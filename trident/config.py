@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextvars import ContextVar
-from pathlib import Path
 
 INTERPRET: bool = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 """Whether the ``cuda`` device runs its kernels through Triton's interpreter on host memory."""
@@ -29,12 +28,3 @@ interpret_block: ContextVar[int | None] = ContextVar("trident_interpret_block", 
 
 matmul_precision: ContextVar[str] = ContextVar("trident_matmul_precision", default="highest")
 """'highest': float32 matmul and conv are IEEE on the GPU. 'high': TF32 may be used."""
-
-
-def cache_dir() -> Path:
-    """Folder for what is kept between processes: ``$TRIDENT_CACHE``, else ``~/.cache/trident``."""
-    root = os.environ.get("TRIDENT_CACHE")
-    if root:
-        return Path(root)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "trident"

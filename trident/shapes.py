@@ -156,6 +156,14 @@ def broadcast_strides(op: str, shape: Shape, strides: Shape, new: Shape) -> Shap
     return tuple(result)
 
 
+def stretched(shape: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
+    """The axes of ``target`` along which ``shape`` was broadcast to it."""
+    lead = len(target) - len(shape)
+    return tuple(range(lead)) + tuple(
+        i + lead for i, s in enumerate(shape) if s == 1 and target[i + lead] != 1
+    )
+
+
 def extent(shape: Shape, strides: Shape) -> int:
     """Largest element offset that (shape, strides) reaches, 0 for empty shapes."""
     if 0 in shape:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes
+from .. import dtypes, shapes
 from ..dtypes import FROM_NUMPY
 from ..dtypes import dtype as DType
 from ..errors import DTypeError, wrong
@@ -170,7 +170,7 @@ def elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> np.ndarr
     try:
         r = op.numpy(*passed, **attrs)
     except ValueError:
-        _check_broadcast(op, args)
+        broadcast_error(op, args)
         raise
     finally:
         quiet_reset(token)
@@ -180,15 +180,9 @@ def elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> np.ndarr
     return r if r.dtype == want else r.astype(want)
 
 
-def _check_broadcast(op: Op, args: tuple) -> None:
-    from .. import shapes
-
-    shapes.broadcast(op.name, *[a.shape for a in args if hasattr(a, "shape")])
-
-
 def broadcast_error(op: Op, args: tuple) -> None:
     """Raise the user's ShapeError if the array operands do not broadcast."""
-    _check_broadcast(op, args)
+    shapes.broadcast(op.name, *[a.shape for a in args if hasattr(a, "shape")])
 
 
 def specs(args: Sequence) -> list:
@@ -330,10 +324,7 @@ def copy(a: np.ndarray) -> np.ndarray:
 
 def sum_to(a: np.ndarray, shape: Shape) -> np.ndarray:
     """Sum ``a`` over the axes along which ``shape`` was broadcast to it."""
-    lead = a.ndim - len(shape)
-    over = tuple(range(lead)) + tuple(
-        i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
-    )
+    over = shapes.stretched(shape, a.shape)
     if not over:
         return a.reshape(shape)
     total = primitive(REGISTRY["sum"], (a,), {"dim": over, "keepdim": False, "dtype": None})  # type: ignore[arg-type]

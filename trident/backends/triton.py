@@ -253,10 +253,7 @@ def cast(a: DeviceArray, dtype: DType) -> DeviceArray:
 
 def sum_to(a: DeviceArray, shape: Shape) -> DeviceArray:
     """Sum ``a`` over the axes along which ``shape`` was broadcast to it."""
-    lead = a.ndim - len(shape)
-    over = tuple(range(lead)) + tuple(
-        i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
-    )
+    over = shapes.stretched(shape, a.shape)
     if over:
         op: Any = REGISTRY["sum"]
         a = primitive(op, (a,), {"dim": over, "keepdim": True, "dtype": None})

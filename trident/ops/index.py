@@ -192,7 +192,7 @@ class put_slices:
         return (draw.tensor((lead, n, rest)), value, index), {"dim": 1}
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class ravel_index:
     """The row-major position (int64) that indices into axes of ``sizes`` name; they broadcast."""
 
@@ -350,7 +350,7 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     return ops.where(mask, value, x)
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class nonzero_places:
     """The coordinates (count, ndim) of the ``count`` elements that are not zero."""
 
@@ -469,7 +469,7 @@ def embedding(
     return rows
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class one_hot_of:
     """1 where a new last axis of ``num_classes`` equals the index, else 0."""
 

@@ -132,7 +132,7 @@ def _least(windows: Windows) -> int:
     return math.prod(w.kernel for w in windows) - 1
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class max_pool_indices:
     """Flat positions, within a plane of the input, of the elements that ``which`` names: int64."""
 

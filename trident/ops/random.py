@@ -72,7 +72,7 @@ def _draw_samples(draw: Any, **attrs: Any) -> tuple:
     }
 
 
-@primitive(method=False, differentiable=False, dtypes=(dtypes.float32, dtypes.float64))
+@primitive(method=False, dtypes=(dtypes.float32, dtypes.float64))
 class random_uniform:
     """Numbers uniform in [low, high) of ``shape``, on ``device`` ("cpu" or a runtime device)."""
 
@@ -92,7 +92,7 @@ class random_uniform:
         return _draw_samples(draw, low=draw.choice([0.0, -1.5]), high=draw.choice([1.0, 3.25]))
 
 
-@primitive(method=False, differentiable=False, dtypes=(dtypes.float64,))
+@primitive(method=False, dtypes=(dtypes.float64,))
 class random_normal:
     """Normal numbers of ``shape`` with this mean and standard deviation, on ``device``."""
 
@@ -112,7 +112,7 @@ class random_normal:
         return _draw_samples(draw, mean=draw.choice([0.0, 2.0]), std=draw.choice([1.0, 0.5]))
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class random_int:
     """Integers uniform in [low, high) of ``shape``, on ``device``."""
 
@@ -147,7 +147,7 @@ class random_int:
         return (), attrs
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class random_permutation:
     """0 to n - 1 in random order (int64): the positions of random keys, sorted."""
 
@@ -174,7 +174,7 @@ class random_permutation:
         return (), {"n": draw.integer(0, 40), "seed": draw.integer(0, 99), "offset": 3}
 
 
-@primitive(method=False, differentiable=False, dtypes=(dtypes.float64,))
+@primitive(method=False, dtypes=(dtypes.float64,))
 class random_like:
     """A draw with x's dtype and device, and its shape unless given: kind is "uniform" (in [0, 1)),
     "normal" or "exponential" (rate 1)."""
@@ -197,7 +197,7 @@ class random_like:
         }
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class bernoulli_draw:
     """1 with probability p, element by element, else 0; p's shape and dtype."""
 

@@ -336,7 +336,7 @@ def _arg_infer(op: str, x: Any, dim: int | None, keepdim: bool) -> Spec:
     return Spec(_reduced(op, x, dim, keepdim), dtypes.int64)
 
 
-@primitive(differentiable=False)
+@primitive
 class argmax:
     """Index (int64) of the maximum along ``dim``, or in the flattened x; the first of equals.
 
@@ -360,7 +360,7 @@ class argmax:
         return _draw(draw, empty=False, one=True)
 
 
-@primitive(differentiable=False)
+@primitive
 class argmin:
     """Index (int64) of the minimum along ``dim``, or in the flattened x; the first of equals.
 
@@ -451,7 +451,7 @@ class min_along:
         return _draw(draw, empty=False, one=True, all_axes=False)
 
 
-@primitive(differentiable=False)
+@primitive
 class any:
     """Whether any element over ``dim`` is not zero (NaN is not zero); False over an empty axis.
 
@@ -473,7 +473,7 @@ class any:
         return _draw(draw, low=-0.4, high=0.4)
 
 
-@primitive(differentiable=False)
+@primitive
 class all:
     """Whether every element over ``dim`` is not zero (NaN is not zero); True over an empty axis.
 
@@ -495,7 +495,7 @@ class all:
         return _draw(draw, low=-0.4, high=0.4)
 
 
-@primitive(differentiable=False)
+@primitive
 class count_nonzero:
     """How many elements over ``dim`` are not zero, int64.
 

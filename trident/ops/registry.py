@@ -109,7 +109,6 @@ class Op:
             self.variadic = True
         given = signature.__kwdefaults__ or {}
         self.attributes = {n: given.get(n, inspect.Parameter.empty) for n in keyword_only}
-        self.required = len(self.operands) - len(self.optional)
         self.arity = len(self.operands)
         self._positional = [*self.operands, *self.attributes]
         self.defaults = {
@@ -214,7 +213,6 @@ class Primitive(Op):
         self.samples = body.__dict__.get("samples")
         self.dtypes: tuple[DType, ...] = options.pop("dtypes", dtypes.FLOATS)
         self.method = options.pop("method", True)
-        self.differentiable: bool = options.pop("differentiable", self.vjp is not None)
         self.constant: tuple[str, ...] = options.pop("constant", ())
         self.grad_outputs: tuple[int, ...] | None = options.pop("grad_outputs", None)
         if options:

@@ -200,7 +200,7 @@ class scatter_put:
         return (draw.tensor((3, n, 4)), index, draw.tensor(index.shape)), {"dim": 1}
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class winners:
     """Which elements of ``index`` are the last to name their place in an array of ``shape``."""
 

@@ -203,7 +203,7 @@ def _runs(x: Any, values: Any, order: Any, return_inverse: bool, return_counts: 
     return results[0] if len(results) == 1 else tuple(results)
 
 
-@primitive(method=False, differentiable=False)
+@primitive(method=False)
 class search:
     """Positions of x (..., M) in ascending edges (N,) or (..., N): the core of searchsorted."""
 

@@ -420,8 +420,5 @@ def sum_to(x: Any, shape: Shape) -> Any:
     shape = tuple(shape)
     if tuple(x.shape) == shape:
         return x
-    lead = x.ndim - len(shape)
-    over = tuple(range(lead)) + tuple(
-        i + lead for i, s in enumerate(shape) if s == 1 and x.shape[i + lead] != 1
-    )
+    over = shapes.stretched(shape, x.shape)
     return ops.reshape(ops.sum(x, dim=over, keepdim=True), shape=shape)
