@@ -48,6 +48,7 @@ from .creation import (
     zeros,
     zeros_like,
 )
+from .custom import kernel
 from .devices import device, get_default_device, set_default_device
 from .dtypes import (
     bfloat16,
@@ -67,7 +68,9 @@ from .dtypes import (
     uint8,
 )
 from .dtypes import bool_ as bool
+from .lang import jit
 from .legacy import CPU_TYPES as _CPU_TYPES
+from .ops.registry import elementwise, fused
 from .printing import set_printoptions
 from .runtime.host_memory import keep_freed_arrays as _keep_freed_arrays
 from .runtime.host_threads import get_num_threads, set_num_threads

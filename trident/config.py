@@ -20,6 +20,14 @@ kernel.
 THREADS: int | None = int(os.environ.get("OMP_NUM_THREADS", "0").partition(",")[0] or 0) or None
 """Threads of the CPU backend; None: as many as there are cores."""
 
+CACHE: str = os.environ.get("TRIDENT_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "trident"
+)
+"""Where compiled C and tuning results are kept (``runtime/disk_cache.py``)."""
+
+CC: str = os.environ.get("TRIDENT_CC", os.environ.get("CC", ""))
+"""The C compiler for fused CPU code; empty: the first of cc, gcc, clang. ``none``: do without."""
+
 poison: ContextVar[bool] = ContextVar("trident_poison", default=False)
 """Fill every fresh device buffer with NaN bytes (0xFF): a kernel that skips a store is seen."""
 
