@@ -32,8 +32,16 @@ class AutogradError(TridentError, RuntimeError):
     """A gradient that cannot be computed, and why."""
 
 
+class FusionError(TridentError, RuntimeError):
+    """Something in a function that ``fuse`` cannot put into one kernel."""
+
+
 class IndexBoundsError(TridentError, IndexError):
     """An index outside of its axis."""
+
+
+class KernelError(TridentError, IndexError):
+    """A kernel in the interpreter left its arrays, or did what a GPU refuses or does otherwise."""
 
 
 def wrong(

@@ -352,3 +352,37 @@ def from_host(array: np.ndarray, like: Any) -> np.ndarray:
 
 def to_host(array: np.ndarray) -> np.ndarray:
     return array
+
+
+# ---- fused programs -----------------------------------------------------------------------------
+
+
+def empty_like_device(like: np.ndarray, shape: Shape, dtype: DType) -> np.ndarray:
+    return np.empty(shape, dtype.np)
+
+
+def run_loops(work: Any) -> list[np.ndarray]:
+    """The loops of a fused program: compiled C where there is a compiler, else numpy on blocks."""
+    from . import blocks
+
+    token = quiet_set()
+    try:
+        return blocks.run_loops(work)
+    finally:
+        quiet_reset(token)
+
+
+def run_small(graph: Graph, operands: list, results: list[tuple[Shape, DType]]) -> list[np.ndarray]:
+    """The tail of a fused program, on the few numbers that are left."""
+    function = graph.__dict__.get("python")
+    if function is None:
+        bindings = {name: f"a[{i}]" for i, name in enumerate(graph.inputs)}
+        function = graph.__dict__["python"] = python_function(graph, bindings)
+    token = quiet_set()
+    try:
+        found = function(None, [widen(a) for a in operands], None)
+    finally:
+        quiet_reset(token)
+    return [
+        np.array(np.broadcast_to(_round(r, d), shape)) for r, (shape, d) in zip(found, results)
+    ]
