@@ -10,6 +10,7 @@ import __future__
 
 import functools
 import linecache
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..dtypes import dtype as DType
 from ..lang import Jit, tl
-from .graph import Graph, Ref
+from .graph import Cast, Graph, Reduce, Ref
 
 FLAT, ONE, STRIDED, SCALAR = "flat", "one", "strided", "scalar"
 
@@ -109,46 +110,23 @@ def emit(
             lines.append(f"    rest{d} = {rest} // size{d}")
             rest = f"rest{d}"
         lines.append(f"    i0 = {rest}")
-    kinds: list[DType] = []  # what each value is in registers
     for i, name in enumerate(graph.inputs):
-        kinds.append(values[i].compute)
         if i in used:
             lines += _read(name, inputs[i], ndim)
 
-    def operand(a: Any, compute: DType, untyped: bool) -> str:
-        if not isinstance(a, Ref):
-            if untyped:
-                return repr(bool(a))
-            return _number(a, compute)
-        label = graph.label(a.index)
-        if untyped:
-            return label if kinds[a.index].kind == "bool" else f"({label} != 0)"
-        if a.index < n and inputs[a.index].layout == SCALAR:
-            return _scalar(label, compute)
-        if kinds[a.index] is compute:
-            return label
-        return f"{label}.to({_tl_name(compute)})"
-
-    for k, node in enumerate(graph.nodes):
-        compute = promoted[k].compute
-        kinds.append(node.op.result_dtype(promoted[k]).compute)
-        if n + k not in live:
-            continue
-        args = [
-            operand(a, compute, name in node.op.untyped)
-            for name, a in zip(node.op.operands, node.args)
-        ]
-        args += [f"{key}={_constant(value)}" for key, value in node.attrs.items()]
-        lines.append(f"    v{k} = {node.op.name}({', '.join(args)})")
+    body = Registers(graph, values, promoted, {i for i in used if inputs[i].layout == SCALAR})
+    for k in range(len(graph.nodes)):
+        if n + k in live:
+            lines.append(f"    {body.line(k)}")
     position = 0
     for ref in graph.outputs:
         if ref is None:
             continue
         want = outputs[position]
-        target = "tl.uint8" if want.kind == "bool" else _tl_name(want)
+        target = "tl.uint8" if want.kind == "bool" else tl_name(want)
         if isinstance(ref, Ref):
             is_scalar = ref.index < n and inputs[ref.index].layout == SCALAR
-            value = _scalar(graph.label(ref.index), want) if is_scalar else graph.label(ref.index)
+            value = scalar(graph.label(ref.index), want) if is_scalar else graph.label(ref.index)
             value = f"{value}.to({target})"
         else:
             value = f"tl.full([BLOCK], {_literal(ref, want)}, {target})"
@@ -157,27 +135,81 @@ def emit(
     return "\n".join(lines) + "\n"
 
 
-def _tl_name(d: DType) -> str:
+class Registers:
+    """The lines that compute a graph's nodes on values in registers."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        values: list[DType],
+        promoted: list[DType],
+        numbers: set[int],
+        counts: Collection[int] = (),
+    ) -> None:
+        self.graph = graph
+        self.kinds = [v.compute for v in values]
+        self.promoted = promoted
+        self.numbers = numbers  # inputs that are Python numbers, passed at the launch
+        self.counts = counts  # inputs that are integers, of any use
+
+    def operand(self, a: Any, compute: DType, untyped: bool) -> str:
+        if not isinstance(a, Ref):
+            return repr(bool(a)) if untyped else _number(a, compute)
+        label = self.graph.label(a.index)
+        if untyped:
+            return label if self.kinds[a.index].kind == "bool" else f"({label} != 0)"
+        if a.index in self.numbers:
+            return scalar(label, compute)
+        if a.index in self.counts:
+            return f"tl.full([1], {label}, tl.int64).to({tl_name(compute)})"
+        if self.kinds[a.index] is compute:
+            return label
+        return f"{label}.to({tl_name(compute)})"
+
+    def line(self, k: int) -> str:
+        """``v3 = mul(x, v2)`` for node ``k``, which is not a reduction."""
+        node = self.graph.nodes[k]
+        if isinstance(node.op, Cast):
+            label = self.graph.label(node.args[0].index)
+            to = node.op.dtype
+            if node.op.detach:
+                return f"v{k} = {label}"
+            text = f"{label} != 0" if to.kind == "bool" else f"{label}.to({tl_name(to)})"
+            return f"v{k} = {text}" if to.compute is to else f"v{k} = {text}.to(tl.float32)"
+        compute = self.promoted[k].compute
+        args = [
+            self.operand(a, compute, name in node.op.untyped)
+            for name, a in zip(node.op.operands, node.args)
+        ]
+        args += [f"{key}={_constant(value)}" for key, value in node.attrs.items()]
+        return f"v{k} = {node.op.name}({', '.join(args)})"
+
+
+def tl_name(d: DType) -> str:
     return "tl.int1" if d.kind == "bool" else f"tl.{d.name}"
 
 
-def _scalar(label: str, compute: DType) -> str:
+def scalar(label: str, compute: DType) -> str:
     """A Python number passed at launch. float64 arrives as its bits: launch floats are float32.
 
     It becomes a block of one: the interpreter loses int1 when it spreads a comparison of scalars.
     """
     if compute.name == "float64":
         return f"tl.full([1], {label}, tl.int64).to(tl.float64, bitcast=True)"
-    return f"tl.full([1], {label}, {_tl_name(compute)})"
+    return f"tl.full([1], {label}, {tl_name(compute)})"
 
 
-def build(source: str, name: str, graph: Graph) -> Jit:
-    """Compile the text of a kernel; tracebacks and ``inspect`` find it through linecache."""
+def build(source: str, name: str, graph: Graph, scope: dict[str, Any] | None = None) -> Jit:
+    """Compile the text of a kernel; tracebacks and ``inspect`` find it through linecache.
+
+    ``scope`` holds further names that the text uses.
+    """
     filename = f"<trident {name} {abs(hash(source)):x}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-    scope: dict[str, Any] = {"tl": tl, "__name__": "trident.generated"}
+    scope = {"tl": tl, "__name__": "trident.generated", **(scope or {})}
     for node in graph.nodes:
-        scope[node.op.name] = node.op.triton
+        if not isinstance(node.op, (Cast, Reduce)):
+            scope[node.op.name] = node.op.triton
     # annotations stay text (BLOCK: tl.constexpr must not load Triton); the flag keeps line numbers
     code = compile(source, filename, "exec", flags=__future__.annotations.compiler_flag)
     exec(code, scope)

@@ -52,12 +52,15 @@ class Loops:
         self.n = len(graph.inputs)
         self.dtypes, self.promoted = graph.dtypes(graph.input_dtypes, float32)
         cols, rows = frozenset(program.cols), frozenset(program.rows)
+        if not cols:  # flat: all that differs does so along the one loop
+            cols, rows = rows, cols
         self.kinds = [_class(bool(v & rows), bool(v & cols)) for v in program.varies]
         self.live = graph.live()
         self._levels()
         self.depth = max(self.level[i] for i in self.live) + 1 if self.live else 1
         targets = [o.index for o in graph.outputs if isinstance(o, Ref)]
         self.stores = targets[: len(program.stores)]
+        self.stores_in_loop = [bool(cols & set(axes)) for _, axes in program.stores]
         self.sums = targets[len(program.stores) :]
         self.passes = [Pass() for _ in range(self.depth)]
         self._place(keep)

@@ -363,8 +363,12 @@ def empty_like_device(like: np.ndarray, shape: Shape, dtype: DType) -> np.ndarra
 
 def run_loops(work: Any) -> list[np.ndarray]:
     """The loops of a fused program: compiled C where there is a compiler, else numpy on blocks."""
-    from . import blocks
+    from . import blocks, compiled
 
+    if compiled.available():
+        sums = compiled.run_loops(work)
+        if sums is not None:
+            return sums
     token = quiet_set()
     try:
         return blocks.run_loops(work)
@@ -386,3 +390,10 @@ def run_small(graph: Graph, operands: list, results: list[tuple[Shape, DType]]) 
     return [
         np.array(np.broadcast_to(_round(r, d), shape)) for r, (shape, d) in zip(found, results)
     ]
+
+
+def fused_backward(op: Any, g: Any, *rest: Any) -> tuple:
+    """The gradient of a fused op whose kernels ran on CPU arrays, inside ``trident.interpret()``."""
+    from . import triton
+
+    return triton.fused_backward(op, g, *rest)

@@ -185,6 +185,7 @@ def choose_columns(
             _fits(graph.nodes[i - n].op, varies[graph.nodes[i - n].args[0].index], NONE, order)
             for i in reductions
         )
+        score += 0.5 * (c == frozenset(order[len(order) - len(c) :]))  # the last axes lie together
         if score > max(best_score, plain):
             best, best_score = c, score
     if best:

@@ -18,7 +18,7 @@ from ..errors import DTypeError, wrong
 from ..kernels import layout
 from ..lang import cdiv, next_power_of_2
 from ..ops.registry import REGISTRY, Elementwise, Fused, Primitive
-from ..runtime import Device, DeviceArray, launch
+from ..runtime import Device, DeviceArray, host_window, launch
 from ..shapes import Shape
 from . import emitter
 from .emitter import FLAT, ONE, SCALAR, STRIDED, Input
@@ -53,7 +53,7 @@ def _collapse(shape: Shape, strides: list[Shape]) -> tuple[Shape, list[Shape]]:
 
 
 def _number(value: Any, compute: DType) -> Any:
-    """A Python number as the launch passes it (see ``emitter._scalar``)."""
+    """A Python number as the launch passes it (see ``emitter.scalar``)."""
     if compute.kind == "float":
         value = float(value)
         if compute.name == "float64":
@@ -117,7 +117,7 @@ def elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> DeviceAr
     """Run an elementwise op on DeviceArrays and Python numbers, in one launch."""
     promoted = promote(op, args)
     shape = shapes.broadcast(op.name, *[a.shape for a in args if hasattr(a, "shape")])
-    key = (op.name, promoted.name, tuple(attrs.items()))
+    key = (op, promoted.name, tuple(attrs.items()))  # a name may be defined again
     graph = _promoted_graph(op, tuple(attrs.items()), promoted)
     return run_graph(key, graph, list(args), shape, [op.result_dtype(promoted)], promoted.compute)[
         0
@@ -199,7 +199,12 @@ def _to_device(a: Any, device: Device) -> Any:
 def fused_forward(
     op: Fused, args: tuple, attrs: dict[str, Any], out: Any
 ) -> tuple[Any, dict[str, DeviceArray]]:
-    """Run a fused op's forward launcher; ``out`` is its Spec (or tuple of Specs)."""
+    """Run a fused op's forward launcher; ``out`` is its Spec (or tuple of Specs).
+
+    CPU arrays (inside ``interpret``) are passed as windows on their memory, and CPU arrays come out.
+    """
+    on_host = not any(isinstance(a, DeviceArray) for a in args)
+    args = _windows(args)
     device = _device_of(args, attrs)
     operand_specs = specs(args)
     wide = any(s.dtype is dtypes.float64 for s in operand_specs if hasattr(s, "dtype"))
@@ -216,13 +221,30 @@ def fused_forward(
     values.update(saved)
     assert op.forward is not None
     op.forward(**{n: values[n] for n in inspect.signature(op.forward).parameters})
-    return values["out"], saved
+    return _as_given(values["out"], on_host), saved
+
+
+def _windows(args: Any) -> Any:
+    if isinstance(args, tuple):
+        return tuple(_windows(a) for a in args)
+    return host_window(args) if isinstance(args, np.ndarray) else args
+
+
+def _as_given(data: Any, on_host: bool) -> Any:
+    """What launchers wrote, as CPU arrays where the operands were some."""
+    if not on_host or data is None:
+        return data
+    if isinstance(data, (tuple, list)):
+        return tuple(_as_given(d, on_host) for d in data)
+    return data.device.window(data)
 
 
 def fused_backward(
     op: Fused, g: Any, args: tuple, attrs: dict[str, Any], out: Any, saved: dict, mask: tuple
 ) -> tuple:
     """Run a fused op's backward launcher; one gradient per operand, None where not wanted."""
+    on_host = not any(isinstance(a, DeviceArray) for a in args)
+    g, args, out = _windows(g), _windows(args), _windows(out)
     values: dict[str, Any] = {**dict(zip(op.operands, args)), **attrs, **saved, "g": g, "out": out}
     grads: list = []
     for name, a, wanted in zip(op.operands, args, mask):
@@ -231,7 +253,7 @@ def fused_backward(
         grads.append(grad)
     assert op.backward is not None
     op.backward(**{n: values[n] for n in inspect.signature(op.backward).parameters})
-    return tuple(grads)
+    return _as_given(tuple(grads), on_host)
 
 
 def add(a: DeviceArray, b: DeviceArray) -> DeviceArray:
@@ -292,3 +314,41 @@ def from_host(array: np.ndarray, like: DeviceArray) -> DeviceArray:
 
 def to_host(array: DeviceArray) -> np.ndarray:
     return array.numpy()
+
+
+# ---- fused programs -----------------------------------------------------------------------------
+
+
+def empty_like_device(like: DeviceArray, shape: Shape, dtype: DType) -> DeviceArray:
+    return like.device.empty(shape, dtype)
+
+
+def run_loops(work: Any) -> list[DeviceArray]:
+    """The loops of a fused program, in one launch (and one for each partial sum)."""
+    from . import tile_loops
+
+    return tile_loops.run_loops(work)
+
+
+def run_small(
+    graph: Graph, operands: list, results: list[tuple[Shape, DType]]
+) -> list[DeviceArray]:
+    """The tail of a fused program: one launch for all results of a shape."""
+    device = next(a.device for a in operands if isinstance(a, DeviceArray))
+    wide = any(d is dtypes.float64 for d in graph.input_dtypes)
+    number = np.float64 if wide else np.float32
+    arrays = [
+        a if isinstance(a, DeviceArray) else device.from_host(np.asarray(a, number))
+        for a in operands
+    ]
+    found: list[Any] = [None] * len(results)
+    for shape in dict.fromkeys(s for s, _ in results):
+        at = [i for i, (s, _) in enumerate(results) if s == shape]
+        part = Graph(graph.name, graph.inputs, graph.nodes, [graph.outputs[i] for i in at])
+        outs = run_graph(
+            ("tail", id(graph), tuple(at)), part, arrays, shape, [results[i][1] for i in at],
+            dtypes.float64 if wide else dtypes.float32,
+        )  # fmt: skip
+        for i, out in zip(at, outs):
+            found[i] = out
+    return found

@@ -259,14 +259,24 @@ class Capture:
         return plan
 
 
-_RESERVED = frozenset("tl np n i inf nan mask rows cols g out start tile".split())
+_RESERVED = frozenset(
+    # what the emitters name themselves, and what means something in Python's C
+    "tl np n i inf nan mask inside rows cols row col row0 row1 col0 col1 n_rows n_cols start end first tile "
+    "before rest sizes memory numbers fold combine MAX MIN INT64 BLOCK ROWS COLS NAN INFINITY INLINE "
+    "auto break case char const continue default do double else enum extern float for goto if inline int "
+    "long register restrict return short signed sizeof static struct switch typedef union unsigned void "
+    "volatile while".split()
+)
+
+
+_NUMBERED = r"(v|acc|count|saved|part|sum|out|i|g|t|f|lane|total|best|kept|nan)_?\d*(_.*)?"
 
 
 def _identifier(name: str) -> str:
     """A name that generated code does not use itself."""
     plain = re.sub(r"\W", "_", name)
     own = plain in _RESERVED or keyword.iskeyword(plain) or plain in REGISTRY
-    return plain + "_" if own or re.fullmatch(r"(v|acc|size|count|saved|part|out|i|g)\d*", plain) else plain
+    return plain + "_" if own or re.fullmatch(_NUMBERED, plain) else plain
 
 
 class _inside:
