@@ -48,7 +48,7 @@ from .creation import (
     zeros,
     zeros_like,
 )
-from .custom import kernel
+from .custom import Config, autotune, kernel
 from .devices import device, get_default_device, set_default_device
 from .dtypes import (
     bfloat16,
@@ -68,7 +68,7 @@ from .dtypes import (
     uint8,
 )
 from .dtypes import bool_ as bool
-from .lang import jit
+from .lang import cdiv, jit, next_power_of_2
 from .legacy import CPU_TYPES as _CPU_TYPES
 from .ops.registry import elementwise, fused
 from .printing import set_printoptions
@@ -87,7 +87,7 @@ inf, nan, pi, e = _math.inf, _math.nan, _math.pi, _math.e
 newaxis = None
 
 _LAZY_MODULES = ("nn", "optim", "utils", "vision", "testing")
-_LAZY_NAMES = {"save": "serialization", "load": "serialization"}
+_LAZY_NAMES = {"save": "serialization", "load": "serialization", "interpret": "lab", "fuse": "compile"}
 _own = set(globals())  # creation functions, Python's names: these win over ops of the same name
 globals().update({k: v for k, v in ops.FUNCTIONS.items() if k not in _own})
 globals().update(_CPU_TYPES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextvars import ContextVar
+from typing import Any
 
 INTERPRET: bool = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 """Whether the ``cuda`` device runs its kernels through Triton's interpreter on host memory."""
@@ -34,5 +35,17 @@ poison: ContextVar[bool] = ContextVar("trident_poison", default=False)
 interpret_block: ContextVar[int | None] = ContextVar("trident_interpret_block", default=None)
 """Overrides the block size of interpreted elementwise kernels (tests use small ones)."""
 
+interpreting: ContextVar[Any] = ContextVar("trident_interpreting", default=None)
+"""The open ``trident.interpret()`` block of this context, or None."""
+
+check_bounds: ContextVar[bool] = ContextVar("trident_check_bounds", default=True)
+"""Interpreted kernels raise KernelError where a lane would leave the arrays of its launch."""
+
 matmul_precision: ContextVar[str] = ContextVar("trident_matmul_precision", default="highest")
 """'highest': float32 matmul and conv are IEEE on the GPU. 'high': TF32 may be used."""
+
+AUTOTUNE: bool = os.environ.get("TRIDENT_AUTOTUNE", "0").lower() in ("1", "true", "on", "yes")
+"""Whether kernels with several configurations are measured (``trident.autotune``)."""
+
+autotune: ContextVar[Any] = ContextVar("trident_autotune", default=AUTOTUNE)
+"""Whether to measure; a function (config, run) -> seconds measures in place of the clock."""

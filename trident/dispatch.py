@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dtypes
+from . import config, dtypes
 from .backends import numpy as cpu
 from .backends import of as backend_of
 from .errors import AutogradError, DeviceError, TridentError
@@ -319,11 +319,14 @@ def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
     on_device = any(isinstance(a, Tensor) and a._data.__class__ is DeviceArray for a in args)
     _check_history(op, args)
     tracked = _enabled.get() and any(isinstance(a, Tensor) and a._requires_grad for a in args)
-    if not on_device or op.forward is None or (tracked and op.backward is None):
+    if op.forward is None or (tracked and op.backward is None):
         return op.body(*args, **attrs)
+    if not on_device and config.interpreting.get() is None:
+        return op.body(*args, **attrs)
+    from .backends import triton as backend  # in interpret() it runs kernels on CPU arrays too
+
     arrays = tuple(_same_device(op, [_operand(op, a) for a in args]))
     spec = fused_spec(op, arrays, attrs)
-    backend: Any = backend_of(next(a for a in arrays if a.__class__ is DeviceArray))
     data, residuals = backend.fused_forward(op, arrays, attrs, spec)
     several = isinstance(data, tuple)
     outs = tuple(_wrap(d) for d in data) if several else (_wrap(data),)

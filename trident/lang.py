@@ -58,6 +58,22 @@ def _names(code: types.CodeType) -> set[str]:
     return found
 
 
+def _compiled(value: Any) -> Any:
+    """A global of a kernel as the compiler takes it."""
+    if isinstance(value, Jit):
+        return value.triton()
+    if isinstance(value, _Lazy):
+        return _triton().language
+    return _triton().language.constexpr(value) if isinstance(value, (int, float)) else value
+
+
+def _as_interpreted(value: Any) -> Any:
+    """A global of a kernel as the interpreter takes it."""
+    if isinstance(value, Jit):
+        return value.interpreted()
+    return _triton().language if isinstance(value, _Lazy) else value
+
+
 class Jit:
     """A Triton function that has not been built yet. Call it only from other ``@jit`` functions."""
 
@@ -67,25 +83,42 @@ class Jit:
         self.__doc__ = fn.__doc__
         self.__name__ = fn.__name__
         self._built: Any = None
+        self._interpreted: Any = None
 
     def triton(self) -> Any:
         """The ``triton.jit`` function (or the interpreter's, under TRITON_INTERPRET=1)."""
+        if config.INTERPRET:
+            return self.interpreted()
         if self._built is None:
-            self._built = _triton().jit(self._resolved())
+            self._built = _triton().jit(self._resolved(_compiled))
+            self._built.__dict__["_trident_jit"] = self  # an interpreted caller finds its way back
         return self._built
 
-    def _resolved(self) -> Callable:
+    def interpreted(self) -> Any:
+        """The function of Triton's interpreter, whatever TRITON_INTERPRET says."""
+        if self._interpreted is None:
+            _triton()
+            from triton.runtime.interpreter import InterpretedFunction
+
+            self._interpreted = InterpretedFunction(self._resolved(_as_interpreted))
+        return self._interpreted
+
+    def _resolved(self, resolve: Callable[[Any], Any]) -> Callable:
+        """A copy of the function that sees Triton's objects under its global and closed-over
+        names.
+        """
         fn = self.fn
-        triton = _triton()
+        cells = fn.__closure__ or ()
+        closed = {
+            name: resolve(cell.cell_contents) for name, cell in zip(fn.__code__.co_freevars, cells)
+        }
         scope = dict(fn.__globals__)
-        scope["tl"] = triton.language
-        for name in _names(fn.__code__):
-            value = scope.get(name)
-            if isinstance(value, Jit):
-                scope[name] = value.triton()
-            elif isinstance(value, (int, float)) and not config.INTERPRET:
-                scope[name] = triton.language.constexpr(value)
-        clone = types.FunctionType(fn.__code__, scope, self.name, fn.__defaults__, fn.__closure__)
+        scope["tl"] = _triton().language
+        for name in _names(fn.__code__) & scope.keys():
+            scope[name] = resolve(scope[name])
+        scope |= closed  # the interpreter compiles the source anew, outside of its enclosing scope
+        cells = tuple(types.CellType(value) for value in closed.values())
+        clone = types.FunctionType(fn.__code__, scope, self.name, fn.__defaults__, cells or None)
         clone.__kwdefaults__ = fn.__kwdefaults__
         clone.__annotations__ = dict(fn.__annotations__)
         clone.__module__ = fn.__module__

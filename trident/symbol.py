@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 from . import dtypes, shapes
@@ -61,6 +62,41 @@ class ShapeSymbol(Operators):
     @property
     def ndim(self) -> int:
         return len(self.spec.shape)
+
+    _requires_grad = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Tensor's methods and properties: they are made of ops, so they work on a symbol too."""
+        from .tensor import Tensor
+
+        found = None if name.startswith("_") else getattr(Tensor, name, None)
+        if isinstance(found, property):
+            assert found.fget is not None
+            return found.fget(self)
+        if not callable(found):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return types.MethodType(found, self)
+
+    @property
+    def _data(self) -> Spec:  # what size(), numel() and their like read
+        return self.spec
+
+    def __getitem__(self, index: Any) -> Any:
+        from . import indexing
+
+        return indexing.get(self, index)  # type: ignore[arg-type]
+
+    def view(self, *shape: Any) -> Any:
+        return self.reshape(*shape)  # whether it is a copy says nothing of the shape
+
+    def _host(self) -> Any:
+        raise AutogradError(_NO_VALUE.format(what="the values"))
+
+    def __bool__(self) -> bool:
+        raise AutogradError(_NO_VALUE.format(what="bool()"))
+
+    def __float__(self) -> float:
+        raise AutogradError(_NO_VALUE.format(what="float()"))
 
     def _apply(self, op: Any, args: tuple, attrs: dict[str, Any]) -> Any:
         specs = tuple(_spec(a) for a in args)

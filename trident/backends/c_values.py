@@ -19,7 +19,8 @@ C_TYPES: dict[str, str] = {
     "i8": "int8_t", "i16": "int16_t", "i32": "int32_t", "i64": "int64_t",
     "f32": "float", "f64": "double",
 }  # fmt: skip
-"""The C type of a value of each type."""
+"""The C type of a value of each type. Arrays of bools are better read as uint8_t (``x[i] != 0``):
+gcc 12 does not vectorise loads of ``_Bool``."""
 
 
 class Writer(Protocol):

@@ -390,10 +390,3 @@ def run_small(graph: Graph, operands: list, results: list[tuple[Shape, DType]]) 
     return [
         np.array(np.broadcast_to(_round(r, d), shape)) for r, (shape, d) in zip(found, results)
     ]
-
-
-def fused_backward(op: Any, g: Any, *rest: Any) -> tuple:
-    """The gradient of a fused op whose kernels ran on CPU arrays, inside ``trident.interpret()``."""
-    from . import triton
-
-    return triton.fused_backward(op, g, *rest)

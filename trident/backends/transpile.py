@@ -35,9 +35,11 @@ class Untranslatable(Exception):
 
 
 _NATIVE: dict[Any, str] = {
-    # tl.exp of c_prelude is accurate already, and its power of two needs no conversion to int64
+    # tl.exp of c_prelude is accurate already, its power of two needs no conversion to int64, and
+    # with fma one exponential does for erfc
     device_math.exp_accurate: "exp",
     device_math.power_of_two: "power_of_two",
+    device_math.erfc: "erfc",
 }
 """Functions that have a shorter form in C: the helper that takes their place."""
 
@@ -79,6 +81,13 @@ class CModule:
     Functions are ``static inline`` and without branches, so that loops calling them vectorise.
     Compile with ``-ffp-contract=off -fno-math-errno -fno-trapping-math``, and without
     ``-ffast-math``.
+
+    >>> from trident.backends.transpile import CModule
+    >>> module = CModule()
+    >>> module.function(trident.softshrink.op.triton, ("f32",), {"lambd": 0.5})
+    ('f_softshrink_f32', 'f32')
+    >>> "float f_softshrink_f32(float a0)" in module.text()
+    True
     """
 
     def __init__(self) -> None:

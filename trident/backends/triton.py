@@ -201,7 +201,7 @@ def fused_forward(
 ) -> tuple[Any, dict[str, DeviceArray]]:
     """Run a fused op's forward launcher; ``out`` is its Spec (or tuple of Specs).
 
-    CPU arrays (inside ``interpret``) are passed as windows on their memory, and CPU arrays come out.
+    CPU arrays (inside ``interpret``) are passed as windows on their memory; CPU arrays come out.
     """
     on_host = not any(isinstance(a, DeviceArray) for a in args)
     args = _windows(args)

@@ -99,11 +99,12 @@ def log_softmax(x: Any, *, dim: Any = None, dtype: Any = None) -> Any:
 @_handler
 def standardize(x: Any, *, axes: int = 1, eps: float = 1e-5, centred: bool = True) -> Any:
     over = tuple(range(x.ndim - axes, x.ndim))
+    dtype = x.dtype
     x = x.cast(x.dtype.compute) if x.dtype.compute is not x.dtype else x
     if centred:
         x = x - mean(x, dim=over, keepdim=True)
     rstd = ops.rsqrt(mean(x * x, dim=over, keepdim=True) + eps)
-    return x * rstd, reshape(rstd, shape=x._shape[: x.ndim - axes])
+    return (x * rstd).cast(dtype), reshape(rstd, shape=x._shape[: x.ndim - axes])
 
 
 # ---- shapes and dtypes --------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def _rebuild(
         elif i < n:
             source, name = ("g", i - n_args), graph.inputs[i]
         elif i in outs:
-            source, name = ("out", outs[i]), f"out{outs[i]}"
+            source, name = ("out", outs[i]), f"result{outs[i]}"
         else:
             source, name = ("saved", i), kept[i]
         new.inputs.append(name)
@@ -269,7 +269,7 @@ _RESERVED = frozenset(
 )
 
 
-_NUMBERED = r"(v|acc|count|saved|part|sum|out|i|g|t|f|lane|total|best|kept|nan)_?\d*(_.*)?"
+_NUMBERED = r"(result|v|acc|count|saved|part|sum|out|i|g|t|f|lane|total|best|kept|nan)_?\d*(_.*)?"
 
 
 def _identifier(name: str) -> str:
@@ -298,10 +298,11 @@ class FusedFunction:
         self.signature = inspect.signature(fn)
         self.captures: OrderedDict[tuple, Any] = OrderedDict()
         self.made = 0
-        self.last: tuple[Plan, str] | None = None
+        self.last: tuple[Plan, dict[int, int], str] | None = None
         self.globals = _numbers_outside(fn)
         self.op = Fused(fn)
         """What ``check_op`` reads: the body is the meaning."""
+        self.op.function = self
 
     def samples(self, draw: Callable) -> Callable:
         """Decorator: ``draw -> (operands, attributes)``, a random call for ``check_op``."""
@@ -410,7 +411,7 @@ class FusedFunction:
                     if plan.uses_out:
                         o._version = Version()
             node.watch(outs)
-        self.last = (plan, backend.__name__)
+        self.last = (plan, sizes, backend.__name__)
         return tuple(outs) if capture.several else outs[0]
 
     # ---- looking inside -------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class batch_norm_train:
 
     def samples(draw):
         c = draw.integer(1, 4)
-        shape = (draw.integer(2, 4), c, *(s or 1 for s in draw.shape(0, 2)))
+        shape = (draw.integer(2, 4), c, *(s or 1 for s in draw.shape(0, 3)))
         weight = draw.tensor((c,)) if draw.boolean() else None
         bias = draw.tensor((c,)) if draw.boolean() else None
         return (draw.tensor(shape), weight, bias), {"eps": 0.1}

@@ -112,7 +112,7 @@ def _draw(draw: Any) -> tuple[Sizes, Sizes, Sizes, dict[str, Any]]:
     padding = tuple(draw.integer(0, 2) for _ in range(ndim))
     dilation = tuple(draw.integer(1, 2) for _ in range(ndim))
     groups = draw.integer(1, 3)
-    cg, og = draw.integer(1, 2), draw.integer(1, 2)
+    cg, og = draw.size(1, 2, 19), draw.size(1, 2, 19)
     size = tuple(
         max(d * (k - 1) + 1 - 2 * p, 1) + draw.integer(0, 3)
         for k, p, d in zip(kernel, padding, dilation)

@@ -34,7 +34,7 @@ class clone:
         return g
 
     def samples(draw):
-        return (draw.tensor(draw.shape(0, 3)),), {}
+        return (draw.tensor(draw.shape(0, 6 if draw.boolean() else 3)),), {}
 
 
 @primitive(method=False)
@@ -57,7 +57,7 @@ class to_dtype:
     def samples(draw):
         from .. import dtypes
 
-        return (draw.tensor(draw.shape(0, 3)),), {
+        return (draw.tensor(draw.shape(0, 5)),), {
             "dtype": draw.choice([dtypes.float64, draw.dtype])
         }
 

@@ -61,7 +61,7 @@ class take_slices:
     def samples(draw):
         n = draw.integer(1, 5)
         x = draw.tensor((draw.integer(0, 3), n, draw.integer(1, 4)))
-        return (x, draw.ints(draw.shape(0, 2), -n, n)), {"dim": 1}
+        return (x, draw.ints(draw.shape(0, 3), -n, n)), {"dim": 1}
 
 
 @primitive(method=False)
@@ -111,6 +111,9 @@ class sum_slices:
     def samples(draw):
         n = draw.integer(1, 5)
         index = draw.ints(draw.shape(1, 2), -n, n)
+        if draw.integer(0, 3) == 3:  # runs of one destination that span pieces
+            index = draw.ints((draw.integer(260, 400),), 0, 2)
+        n = max(n, 2)
         x = draw.tensor((draw.integer(1, 3), *index.shape, draw.integer(0, 3)))
         return (x, index), {"dim": 1, "size": n}
 
@@ -213,9 +216,10 @@ class ravel_index:
 
     def samples(draw):
         n, m = draw.integer(1, 4), draw.integer(1, 4)
-        return (draw.ints((3, 1), -n, n), draw.ints((draw.integer(0, 4),), -m, m)), {
-            "sizes": (n, m)
-        }
+        first, second = (3, 1), (draw.integer(0, 4),)
+        if draw.boolean():
+            first = second = draw.box(5)
+        return (draw.ints(first, -n, n), draw.ints(second, -m, m)), {"sizes": (n, m)}
 
 
 # -- torch's functions -----------------------------------------------------------------------------
@@ -364,7 +368,7 @@ class nonzero_places:
         kernels.nonzero(out, x)
 
     def samples(draw):
-        x = np.asarray(draw.tensor(draw.shape(0, 3)) > 0)
+        x = np.asarray(draw.tensor(draw.shape(0, 4)) > 0)
         return (x,), {"count": int(x.sum())}
 
 

@@ -477,7 +477,7 @@ class triangle:
         return ops.triangle(g, diagonal=diagonal, upper=upper)
 
     def samples(draw):
-        x = draw.tensor((*draw.shape(0, 1), draw.integer(1, 5), draw.integer(1, 5)))
+        x = draw.tensor((*draw.shape(0, 3, 3), draw.integer(1, 5), draw.integer(1, 5)))
         return (x,), {"diagonal": draw.integer(-3, 3), "upper": draw.boolean()}
 
 

@@ -193,9 +193,9 @@ class nll_backward:
 
 def _class_samples(draw: Any) -> tuple[tuple[int, ...], Any, Any]:
     """(shape of the input, targets with a row ignored, class weights or None)."""
-    classes = draw.integer(1, 5)
+    classes = draw.size(1, 5, 37)
     n = draw.integer(2, 4)
-    rest = tuple(s or 1 for s in draw.shape(0, 2))
+    rest = tuple(s or 1 for s in draw.shape(0, 3))
     target = np.array(draw.ints((n, *rest), 0, classes))
     target[0] = np.where(draw.boolean(), -100, target[0])
     weight = draw.tensor((classes,), low=0.5, high=2.0) if draw.boolean() else None

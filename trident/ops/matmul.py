@@ -133,7 +133,9 @@ class matmul:
         return da, db
 
     def samples(draw):
-        m, k, n = draw.integer(0, 5), draw.integer(0, 5), draw.integer(0, 5)
+        m, k, n = draw.size(0, 5, 37), draw.size(0, 5, 40), draw.size(0, 5, 41)
+        if draw.integer(0, 3) == 3:  # tiles of tl.dot, several along each axis
+            m, k, n = draw.integer(17, 40), draw.integer(15, 40), draw.integer(17, 40)
         batch = draw.choice([(), (), (2,), (3, 1, 2)])
         a = draw.choice([(k,), (m, k), (*batch, m, k), (1, *batch[1:], m, k)])
         b = draw.choice([(k,), (k, n), (*batch, k, n), (*batch[1:], k, n)])
@@ -265,7 +267,7 @@ class linear:
         return dx, dw, db
 
     def samples(draw):
-        features, outputs = draw.integer(0, 5), draw.integer(0, 5)
+        features, outputs = draw.size(0, 5, 40), draw.size(0, 5, 41)
         x = draw.tensor((*draw.shape(0, 3, 4), features))
         bias = draw.tensor((outputs,)) if draw.boolean() else None
         activation = draw.choice([None, None, "tanh", "sigmoid"])

@@ -96,7 +96,7 @@ class standardize:
         return dx
 
     def samples(draw):
-        shape = tuple(s or 1 for s in draw.shape(1, 4))
+        shape = tuple(s or 1 for s in draw.shape(1, 5))
         attrs = {"axes": draw.integer(1, len(shape)), "eps": 0.1, "centred": draw.boolean()}
         return (draw.tensor(shape),), attrs
 
@@ -168,7 +168,7 @@ def layer_norm_axes(x, weight=None, bias=None, *, axes=1, eps=1e-5):
 
 @layer_norm_axes.samples
 def _(draw):
-    shape = tuple(s or 1 for s in draw.shape(1, 4))
+    shape = tuple(s or 1 for s in draw.shape(1, 5))
     axes = draw.integer(1, len(shape))
     inner = shape[len(shape) - axes :]
     weight = draw.tensor(inner) if draw.boolean() else None
@@ -189,7 +189,7 @@ def rms_norm_axes(x, weight=None, *, axes=1, eps=1e-6):
 
 @rms_norm_axes.samples
 def _(draw):
-    shape = tuple(s or 1 for s in draw.shape(1, 4))
+    shape = tuple(s or 1 for s in draw.shape(1, 5))
     axes = draw.integer(1, len(shape))
     weight = draw.tensor(shape[len(shape) - axes :]) if draw.boolean() else None
     return (draw.tensor(shape), weight), {"axes": axes, "eps": 0.1}
@@ -279,7 +279,7 @@ def group_norm_channels(x, weight=None, bias=None, *, num_groups, eps=1e-5):
 @group_norm_channels.samples
 def _(draw):
     groups, per = draw.integer(1, 3), draw.integer(1, 2)
-    shape = (draw.integer(1, 3), groups * per, *(s or 1 for s in draw.shape(0, 2)))
+    shape = (draw.integer(1, 3), groups * per, *(s or 1 for s in draw.shape(0, 3)))
     weight = draw.tensor((shape[1],)) if draw.boolean() else None
     bias = draw.tensor((shape[1],)) if draw.boolean() else None
     return (draw.tensor(shape), weight, bias), {"num_groups": groups, "eps": 0.1}

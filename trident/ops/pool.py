@@ -39,7 +39,7 @@ def _check_planes(op: str, x: Any, shape: Shape) -> None:
 
 def _draw_windows(draw: Any) -> tuple[Windows, Shape]:
     """Random windows over one or two axes and the planes they are for (for ``samples``)."""
-    size = tuple(draw.integer(3, 6) for _ in range(draw.integer(1, 2)))
+    size = tuple(draw.integer(3, 6) for _ in range(draw.integer(1, 3)))
     if draw.boolean():
         return adaptive_windows("pool", size, tuple(draw.integer(1, s) for s in size)), size
     kernel = tuple(draw.integer(1, 3) for _ in size)

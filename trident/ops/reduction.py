@@ -567,7 +567,13 @@ def _draw(
     high: float = 2.0,
 ) -> tuple[tuple, dict]:
     """A random array, and axes of it: one, several or all."""
+    if draw.integer(0, 5) == 5 and not one:  # three kept and three reduced axes, in turn
+        x = draw.tensor(draw.box(6), low=low, high=high)
+        dim = draw.choice([(0, 2, 4), (1, 3, 5)])
+        return (x if empty else distinct(draw, x),), {"dim": dim, "keepdim": draw.boolean()}
     shape = draw.shape(1, 4)
+    if draw.integer(0, 7) == 7:
+        shape = (draw.integer(1, 3), draw.integer(60, 90))
     if not empty:
         shape = tuple(s or 1 for s in shape)
     ndim = len(shape)

@@ -26,6 +26,7 @@ from .. import dtypes, shapes
 from ..dtypes import dtype as DType
 from ..errors import missing_name
 from ..shapes import Shape
+from . import declarations
 
 REGISTRY: dict[str, Op] = {}
 """Every op by name."""
@@ -117,6 +118,7 @@ class Op:
         self.vjp: Callable | None = None
         self.vjp_names: tuple[str, ...] = ()
         self.samples: Callable | None = None
+        self.function: Callable
         self.set_vjp(None)
 
     def set_vjp(self, vjp: Callable | None) -> None:
@@ -170,14 +172,20 @@ class Op:
         return f"<{self.kind} op {self.name}>"
 
 
+_ELEMENTWISE_OPTIONS = ("domain", "kinks", "result", "takes", "untyped", "method")
+_FUSED_OPTIONS = ("forward", "backward", "residuals", "dtypes", "method")
+
+
 class Elementwise(Op):
     kind = "elementwise"
 
     def __init__(self, body: type, **options: Any) -> None:
-        self.numpy: Callable = body.__dict__["numpy"]
+        parts = declarations.elementwise_parts(body)
+        self.numpy: Callable = parts["numpy"]
         super().__init__(body.__name__, body.__doc__, self.numpy)
-        self.triton: Any = body.__dict__["triton"]
-        self.set_vjp(body.__dict__.get("vjp"))
+        self.triton: Any = parts["triton"]
+        self.samples = parts.get("samples")
+        vjp = parts.get("vjp")
         self.result: str = options.pop("result", "same")
         self.untyped: tuple[str, ...] = options.pop("untyped", ())
         domain = options.pop("domain", REALS)
@@ -188,8 +196,9 @@ class Elementwise(Op):
         self.trace_cache: dict = {}
         self.rules: list[Any] = [None, None, None, None]
         self.fast = self.takes != "int" and not self.untyped
-        if options:
-            raise TypeError(f"elementwise {self.name}: unknown options {sorted(options)}")
+        declarations.leftover(self.kind, self.name, options, _ELEMENTWISE_OPTIONS)
+        declarations.check_elementwise(self, vjp)
+        self.set_vjp(vjp)
 
     def result_dtype(self, promoted: DType) -> DType:
         """The dtype of the output for operands promoted to ``promoted``."""
@@ -237,27 +246,25 @@ class Fused(Op):
     kind = "fused"
 
     def __init__(self, body: Callable, **options: Any) -> None:
+        declarations.check_fused_body(body)
         super().__init__(body.__name__, body.__doc__, body)
         self.body = body
         self.forward: Callable | None = options.pop("forward", None)
         self.backward: Callable | None = options.pop("backward", None)
-        self.residuals: dict[str, Callable] = options.pop("residuals", {})
+        self.residuals: dict[str, Callable] = dict(options.pop("residuals", {}))
         self.dtypes: tuple[DType, ...] = options.pop("dtypes", dtypes.FLOATS)
         self.method = options.pop("method", True)
         self.check: Callable | None = None
         self.infer_cache: dict = {}
-        for role, launcher in (("forward", self.forward), ("backward", self.backward)):
-            known = {"out", "g", *self.operands, *self.attributes, *self.residuals}
-            known |= {f"d{name}" for name in self.operands}
-            if launcher is not None:
-                unknown = [n for n in inspect.signature(launcher).parameters if n not in known]
-                if unknown:
-                    raise TypeError(
-                        f"fused {self.name}: its {role} launcher names {unknown}; known are "
-                        f"{', '.join(sorted(known))}"
-                    )
-        if options:
-            raise TypeError(f"fused {self.name}: unknown options {sorted(options)}")
+        declarations.leftover(self.kind, self.name, options, _FUSED_OPTIONS)
+        declarations.check_dtypes(self.kind, self.name, self.dtypes)
+        declarations.check_fused(self)
+        written = inspect.signature(self.backward).parameters if self.backward else {}
+        self.written = tuple(f"d{n}" in written for n in self.operands)
+
+    def gives(self, mask: tuple[bool, ...]) -> bool:
+        """Whether the backward launcher writes every gradient that ``mask`` wants."""
+        return all(w or not m for w, m in zip(self.written, mask))
 
 
 class InPlace(Op):
@@ -299,8 +306,26 @@ def create(op: Op, args: tuple, attrs: dict[str, Any]) -> Any:
 _CREATE: list[Callable] = []
 
 
-def _public(op: Op) -> Callable:
+def _free_name(name: str, module: str) -> str:
+    """The name that ``module`` may enter ``name`` under.
+
+    An entry replaces what its own module entered before (a notebook cell that runs again), and
+    nothing else: a user's ``relu`` becomes ``my_module_relu`` in the tables, in error messages and
+    in generated kernels, while trident's stays what ``trident.relu`` and every rule mean by it.
+    """
+    holder = FUNCTIONS.get(name)
+    if holder is None or holder.__module__ == module:
+        return name
+    if module.partition(".")[0] == __name__.partition(".")[0]:
+        raise TypeError(f"{module}: op {name!r} is defined by {holder.__module__} already")
+    prefix = "".join(c if c.isalnum() else "_" for c in module).strip("_")
+    return _free_name(f"{prefix}_{name}", module)
+
+
+def _public(op: Op, module: str | None = None) -> Callable:
     """The function that users call; ``function.op`` is the record."""
+    module = module or inspect.unwrap(op.signature).__module__
+    plain, op.name = op.name, _free_name(op.name, module)
     arity, bind = op.arity, op.bind
     fixed = not op.variadic
     defaults, names = op.defaults, op.attributes.keys()
@@ -326,34 +351,78 @@ def _public(op: Op) -> Callable:
             apply = fallback(op, args) if arity else create
         return apply(op, args, kwargs)
 
-    call.__name__ = op.name
-    call.__qualname__ = op.name
+    call.__name__ = plain
+    call.__qualname__ = plain
+    call.__module__ = module
     call.__doc__ = op.doc
+    # what inspect.signature and help() show: the body's operands and attributes
+    call.__wrapped__ = op.signature  # type: ignore[attr-defined]
     call.op = op  # type: ignore[attr-defined]
+    op.function = call
     REGISTRY[op.name] = op
-    FUNCTIONS[op.name] = call
+    _enter(op.name, call)
     return call
 
 
-def _named(function: Callable, body: Any) -> Callable:
-    function.__module__ = body.__module__
-    op: Op = function.op  # type: ignore[attr-defined]
-    # what inspect.signature and help() show: the body's operands and attributes
-    function.__wrapped__ = op.signature  # type: ignore[attr-defined]
-    return function
+def _enter(name: str, function: Callable) -> None:
+    FUNCTIONS[name] = function
+    ops.__dict__.pop(name, None)  # it keeps what was looked up once
 
 
 def elementwise(body: type | None = None, **options: Any) -> Any:
-    """Define an elementwise op from a class with ``numpy``, ``triton`` and (optionally) ``vjp``.
+    """Define an elementwise op from a class with three bodies; the op is a function of that name.
 
-    Options: ``domain`` (Interval or one per operand) and ``kinks`` are test data; ``result`` is
-    "same" (the promoted dtype), "float" (integers become the default float) or "bool"; ``untyped``
-    names operands that stay bool (the condition of ``where``); ``takes`` limits the dtypes to
-    "all", "number" (no bool), "float" or "int" (with bool); ``method=False``: no Tensor method.
+    The parameters of ``numpy`` say what the op takes: positional ones are operands (Tensors or
+    numbers), keyword-only ones constants. Broadcasting, strides, promotion, half types, empty
+    shapes and the kernel around the formula come from the runtime.
+
+    - ``numpy(x, *, k=1.0)``: the formula on ndarrays; the CPU path and the reference. All operands
+      arrive in one promoted dtype, float16 and bfloat16 as float32.
+    - ``triton(x, k: tl.constexpr)``, under ``@trident.jit``: the same on values in registers.
+    - ``vjp(g, x, k)``, optional: the gradient of each operand, one or a tuple, None where there is
+      none, in operators and elementwise ops, so that it can be differentiated again. Its parameters
+      say what is saved: operands, ``out``, constants; ``g`` is the incoming gradient. It is traced
+      once and runs as one kernel; sums over broadcast axes are done outside.
+    - ``samples(draw)``, optional: one random call ``(operands, constants)`` for ``check_op``.
+
+    Options:
+
+    - ``result``: "same" (the promoted dtype), "float" (integers become the default float), "bool";
+    - ``takes``: "all" dtypes, "number" (no bool), "float" or "int" (with bool);
+    - ``untyped``: operands that stay bool (the condition of ``where``);
+    - ``domain`` (an ``Interval``, or one for each operand) and ``kinks`` (numbers where the op is
+      not smooth) are for the tests;
+    - ``method=False``: no Tensor method. Ops outside of trident never become methods.
+
+    Defining an op again, as a notebook does, replaces it. An op whose name trident or another
+    module has taken leaves that one alone: the function is the same, but its record is called
+    ``my_module_relu``, in error messages too.
+
+    Raises TypeError, when the op is defined, for a body that is missing, for parameters that do not
+    fit each other and for unknown options.
+
+    >>> from trident.lang import tl
+    >>> @trident.elementwise(takes="float")
+    ... class halfway:
+    ...     "x + w (y - x)."
+    ...     def numpy(x, y, *, w=0.5):
+    ...         return x + w * (y - x)
+    ...     @trident.jit
+    ...     def triton(x, y, w: "tl.constexpr"):
+    ...         return x + w * (y - x)
+    ...     def vjp(g, w):
+    ...         return g * (1 - w), g * w
+    >>> x = trident.tensor([1.0, 2.0], requires_grad=True)
+    >>> y = halfway(x, 4.0, w=0.25)
+    >>> y.sum().backward()
+    >>> y.detach(), x.grad
+    (tensor([1.7500, 2.5000]), tensor([0.7500, 0.7500]))
+
+    Source: scalar formula in, strides and broadcasting from the framework, as in FlagGems.
     """
     if body is None:
         return lambda b: elementwise(b, **options)
-    return _named(_public(Elementwise(body, **options)), body)
+    return _public(Elementwise(body, **options), body.__module__)
 
 
 def primitive(body: type | None = None, **options: Any) -> Any:
@@ -370,28 +439,89 @@ def primitive(body: type | None = None, **options: Any) -> Any:
     """
     if body is None:
         return lambda b: primitive(b, **options)
-    return _named(_public(Primitive(body, **options)), body)
+    return _public(Primitive(body, **options), body.__module__)
 
 
 def view(body: type | None = None, **options: Any) -> Any:
     """Define an op whose result shares memory with its operand: ``view``, ``infer``, ``vjp``."""
     if body is None:
         return lambda b: view(b, **options)
-    return _named(_public(View(body, **options)), body)
+    return _public(View(body, **options), body.__module__)
 
 
 def fused(body: Callable | None = None, **options: Any) -> Any:
     """Define an op whose body in plain ops is its meaning, with hand-written kernels beside it.
 
-    ``forward(out, <residuals>, <operands>, *, attributes)`` and ``backward(d<operand>, g, ...)``
-    are launchers, called by the names in their signatures. ``residuals`` maps a name to a function
-    from the operands' specs to a shape. Without ``forward`` the body runs; without ``backward`` the
-    gradient is the body's.
+    The body's positional parameters are operands (with the default None where they may be absent),
+    its keyword-only ones attributes. It may return a tuple. It is the CPU path, the rule for shapes
+    and dtypes (so it must not read values), the reference of ``check_op`` and the second
+    derivative.
+
+    ``forward`` and ``backward`` are Python functions that launch kernels (``trident.kernel``). They
+    are called by the names of their parameters, in any order, and ask only for what they need.
+    Arrays are ``DeviceArray``: ``shape``, ``strides`` or ``stride()``, ``numel()``, ``dtype``,
+    ``contiguous()``, and ``device.empty(shape, dtype)`` for scratch memory.
+
+    ==================  =================================================  ========  ========
+    name                what it is                                         forward   backward
+    ==================  =================================================  ========  ========
+    ``out``             the result, or a tuple of them                     to write  to read
+    an operand's        its array, with any strides; a number; None        to read   to read
+    an attribute's      its value                                          to read   to read
+    a residual's        a contiguous array of the declared shape           to write  to read
+    ``g``               the gradient of ``out``, any strides; a tuple                to read
+                        where ``out`` is one (zeros where none arrived)
+    ``d<operand>``      a contiguous array like the operand                          to write
+    ==================  =================================================  ========  ========
+
+    Everything to write is allocated and not initialised, and must be written in full.
+    ``d<operand>`` is None where that gradient is not wanted, as that of an absent operand never is.
+    Where a gradient is wanted that ``backward`` has no parameter for, the body's are used.
+
+    ``residuals`` maps a name to a function from the operands (anything with ``shape`` and
+    ``dtype``) and attributes to a shape: ``{"r": lambda x, **_: x.shape[:1]}``. Residuals are
+    float32, and float64 where an operand is.
+
+    Without ``forward`` the body runs, and its gradient is used. Without ``backward`` the gradient
+    is the body's. A gradient that is differentiated again is the body's, too. ``dtypes`` are the
+    floating dtypes to test.
+
+    The op has two decorators for the tests: ``@op.samples`` on a function of ``draw`` that returns
+    one random call ``(operands, attributes)``, and ``@op.check`` on a function of a call that
+    raises the error a user should read. A name that is taken is handled as in ``elementwise``.
+
+    Raises TypeError, when the op is defined, for a launcher that names something unknown or leaves
+    the result, a residual or all gradients unwritten, and for residuals that are not functions of
+    the operands.
+
+    >>> from trident.lang import tl
+    >>> @trident.kernel(writes=("out_ptr",))
+    ... def scaled_kernel(x_ptr, out_ptr, n, S: "tl.constexpr", BLOCK: "tl.constexpr"):
+    ...     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    ...     x = tl.load(x_ptr + i, mask=i < n)
+    ...     tl.store(out_ptr + i, (x * S).to(out_ptr.dtype.element_ty), mask=i < n)
+    >>> def forward(out, x, *, s):
+    ...     n = x.numel()
+    ...     scaled_kernel[(trident.cdiv(n, 1024),)](x.contiguous(), out, n, S=s, BLOCK=1024)
+    >>> def backward(dx, g, *, s):
+    ...     n = g.numel()
+    ...     scaled_kernel[(trident.cdiv(n, 1024),)](g.contiguous(), dx, n, S=s, BLOCK=1024)
+    >>> @trident.fused(forward=forward, backward=backward)
+    ... def scaled(x, *, s=2.0):
+    ...     "s x."
+    ...     return x * s
+    >>> x = trident.ones(3, requires_grad=True)
+    >>> scaled(x, s=3.0).sum().backward()
+    >>> x.grad
+    tensor([3., 3., 3.])
+
+    Source: a body in plain ops under the kernels, and derivatives that fall back to it, as in mlx's
+    fast.cpp.
     """
     if body is None:
         return lambda b: fused(b, **options)
     op = Fused(body, **options)
-    function = _named(_public(op), body)
+    function = _public(op, body.__module__)
 
     def samples(draw: Callable) -> Callable:
         op.samples = draw
@@ -408,7 +538,7 @@ def fused(body: Callable | None = None, **options: Any) -> Any:
 
 def inplace(body: type) -> Any:
     """Define an update of lists of arrays: ``numpy(lists...)`` and ``launch(lists...)``."""
-    return _named(_public(InPlace(body)), body)
+    return _public(InPlace(body), body.__module__)
 
 
 def composite(function: Callable | None = None, *, method: bool = True) -> Any:
@@ -416,7 +546,7 @@ def composite(function: Callable | None = None, *, method: bool = True) -> Any:
     if function is None:
         return lambda f: composite(f, method=method)
     function.is_method = method  # type: ignore[attr-defined]
-    FUNCTIONS[function.__name__] = function
+    _enter(_free_name(function.__name__, function.__module__), function)
     return function
 
 

@@ -39,7 +39,7 @@ def _launch(out: Any, x: Any, dim: int, product: bool) -> None:
 
 
 def _samples(draw: Any) -> tuple[tuple, dict]:
-    shape = draw.shape(1, 3)
+    shape = draw.shape(1, 4)
     return (draw.tensor(shape),), {"dim": draw.integer(-len(shape), len(shape) - 1)}
 
 
@@ -165,7 +165,7 @@ class linear_scan:
         return db * _shifted(out, dim, -by, 0.0) if needs[0] else None, db
 
     def samples(draw):
-        shape = draw.shape(1, 3)
+        shape = draw.shape(1, 4)
         dim = draw.integer(-len(shape), len(shape) - 1)
         args = draw.tensor(shape, low=-1.0, high=1.0), draw.tensor(shape)
         return args, {"dim": dim, "reverse": draw.boolean()}

@@ -113,7 +113,7 @@ class gather_along:
     def samples(draw):
         n = draw.integer(1, 5)
         x = draw.tensor((draw.integer(2, 4), n, draw.integer(1, 3)))
-        return (x, draw.ints((2, draw.integer(0, 6), x.shape[2]), -n, n)), {"dim": 1}
+        return (x, draw.ints((2, draw.size(0, 6, 70), x.shape[2]), -n, n)), {"dim": 1}
 
 
 @primitive(method=False)
@@ -153,7 +153,7 @@ class scatter_sum:
 
     def samples(draw):
         n = draw.integer(1, 5)
-        index = draw.ints((2, draw.integer(0, 6), 3), -n, n)
+        index = draw.ints((2, draw.size(0, 6, 70), 3), -n, n)  # 70: runs that span pieces
         return (draw.tensor(index.shape), index), {"dim": 1, "shape": (3, n, 4)}
 
 
@@ -196,7 +196,7 @@ class scatter_put:
 
     def samples(draw):
         n = draw.integer(1, 5)
-        index = draw.ints((2, draw.integer(0, 6), 3), -n, n)
+        index = draw.ints((2, draw.size(0, 6, 70), 3), -n, n)  # 70: runs that span pieces
         return (draw.tensor((3, n, 4)), index, draw.tensor(index.shape)), {"dim": 1}
 
 
@@ -222,7 +222,8 @@ class winners:
 
     def samples(draw):
         n = draw.integer(1, 4)
-        return (draw.ints((2, draw.integer(0, 6)), -n, n),), {"dim": 1, "shape": (3, n)}
+        index = draw.ints((2, draw.size(0, 6, 300)), -n, n)
+        return (index,), {"dim": 1, "shape": (3, n)}
 
 
 @composite

@@ -2,5 +2,15 @@
 
 from .array import Buffer, DeviceArray
 from .device import Device, current, is_available, launch, use
+from .host import host_window
 
-__all__ = ["Buffer", "Device", "DeviceArray", "current", "is_available", "launch", "use"]
+__all__ = [
+    "Buffer",
+    "Device",
+    "DeviceArray",
+    "current",
+    "host_window",
+    "is_available",
+    "launch",
+    "use",
+]

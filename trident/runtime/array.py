@@ -16,6 +16,8 @@ from ..dtypes import dtype as DType
 from ..shapes import Shape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .device import Device
 
 
@@ -35,6 +37,9 @@ class DeviceArray:
     """(buffer, offset, shape, strides, dtype); offset and strides count elements."""
 
     __slots__ = ("buffer", "dtype", "offset", "shape", "strides")
+
+    contiguous: Callable[[DeviceArray], DeviceArray]
+    """Itself, or a contiguous copy. A copy takes a kernel, so ``custom`` fills this in."""
 
     def __init__(
         self, buffer: Buffer, shape: Shape, strides: Shape, dtype: DType, offset: int = 0
@@ -65,6 +70,16 @@ class DeviceArray:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    def numel(self) -> int:
+        """torch's word for ``size``."""
+        return self.size
+
+    def stride(self, dim: int | None = None) -> Any:
+        """torch's word for ``strides``, or the stride of one axis."""
+        if dim is None:
+            return self.strides
+        return self.strides[shapes.axis("stride", dim, self.ndim)]
 
     def is_contiguous(self) -> bool:
         return shapes.is_contiguous(self.shape, self.strides)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..lang import Jit
+    from .host import HostDevice
 
 
 class Device:
@@ -60,23 +61,32 @@ class Device:
 
 
 _current: Device | None = None
+_host: HostDevice | None = None
+
+
+def host_device() -> HostDevice:
+    """The host device of this process, made at first use."""
+    global _host
+    if _host is None:
+        from .host import HostDevice
+
+        _host = HostDevice()
+    return _host
 
 
 def current() -> Device:
     """The ``cuda`` device of this process. Raises DeviceError, with the way out, where there is
     none.
     """
-    global _current
-    if _current is None:
-        if not config.INTERPRET:
-            raise DeviceError(
-                "device 'cuda': this version of trident runs its kernels through Triton's "
-                "interpreter only; set TRITON_INTERPRET=1 before Python starts, or use device='cpu'"
-            )
-        from .host import HostDevice
-
-        _current = HostDevice()
-    return _current
+    if _current is not None:
+        return _current
+    if not config.INTERPRET and config.interpreting.get() is None:
+        raise DeviceError(
+            "device 'cuda': this version of trident runs its kernels through Triton's interpreter "
+            "only; use it inside `with trident.interpret():`, set TRITON_INTERPRET=1 before Python "
+            "starts, or use device='cpu'"
+        )
+    return host_device()
 
 
 def is_available() -> bool:
@@ -85,7 +95,7 @@ def is_available() -> bool:
         return True
     from ..lang import has_triton
 
-    return config.INTERPRET and has_triton()
+    return (config.INTERPRET or config.interpreting.get() is not None) and has_triton()
 
 
 @contextmanager
@@ -111,7 +121,8 @@ def launch(
 
     ``args`` are the kernel's leading parameters in order: DeviceArray (passed as pointer to its
     first element), int, float, or None for an absent pointer. ``constexprs`` are its
-    ``tl.constexpr`` parameters by name. A grid with a zero never launches.
+    ``tl.constexpr`` parameters by name. A grid with a zero never launches. Inside
+    ``trident.interpret()`` numpy arrays are passed too: the kernel runs on their memory.
     """
     if 0 in grid:
         return
@@ -120,4 +131,13 @@ def launch(
             options = {"num_warps": num_warps, "num_stages": num_stages}
             a.buffer.device.launch(kernel, grid, args, constexprs, options)
             return
-    raise TypeError(f"launch: {kernel.name} got no DeviceArray among its arguments")
+    if not any(isinstance(a, np.ndarray) for a in args):
+        raise TypeError(f"launch: {kernel.name} got no DeviceArray among its arguments")
+    if config.interpreting.get() is None:
+        raise DeviceError(
+            f"{kernel.name}: kernels do not run on CPU memory; got arrays of the cpu. To run it "
+            "through Triton's interpreter, launch it inside `with trident.interpret():`, or set "
+            "TRITON_INTERPRET=1 before Python starts and move the tensors with .to('cuda')"
+        )
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    host_device().launch(kernel, grid, args, constexprs, options)

@@ -63,7 +63,11 @@ def touch(path: Path) -> None:
 
 def prune(path: Path, limit: int = LIMIT) -> None:
     """Remove the files of a folder that were used longest ago, down to ``limit``."""
-    files = [(e.stat().st_mtime, e.path) for e in os.scandir(path) if e.is_file()]
+    files = []
+    for e in os.scandir(path):
+        with contextlib.suppress(FileNotFoundError):  # another process moved it into place
+            if e.is_file():
+                files.append((e.stat().st_mtime, e.path))
     for _, name in sorted(files)[: max(len(files) - limit, 0)]:
         with contextlib.suppress(OSError):
             os.unlink(name)

@@ -419,7 +419,7 @@ class FusedNode(Node):
                     t, self.versions[i] if self.versions else 0, f"operand {self.op.operands[i]}"
                 )
         mask = tuple(e is not None for e in self.edges)
-        if graph or self.op.backward is None:
+        if graph or not self.op.gives(mask):
             return self._body_gradient(wrap(g, graph), mask, graph)
         arrays = tuple(getattr(a, "_data", a) for a in self.args)
         backend: Any = backends.of(
@@ -430,7 +430,9 @@ class FusedNode(Node):
                 backend.full(o, o.shape, 0, o.dtype) if x is None else x
                 for x, o in zip(g, self.out)
             )
-        return backend.fused_backward(
+        from ..backends import triton  # its kernels may have run on CPU arrays, in interpret()
+
+        return triton.fused_backward(
             self.op, g, arrays, self.attrs, self.out, self.residuals, mask
         )
 

@@ -19,7 +19,9 @@ from ..ops.registry import Interval
 class Draw:
     """Draws samples from a seed. ``dtype`` is the floating dtype under test."""
 
-    def __init__(self, seed: int, dtype: DType = dtypes.float32, strided: bool = True) -> None:
+    def __init__(
+        self, seed: int | list[int], dtype: DType = dtypes.float32, strided: bool = True
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.dtype = dtype
         self.strided = strided
@@ -38,8 +40,20 @@ class Draw:
         """Where array values come from."""
         return self.rng
 
+    def size(self, low: int, high: int, large: int) -> int:
+        """An int in [low, high], or one time in six ``large``: where a kernel cuts an axis into
+        blocks, a size that takes several and fills the last one in part."""
+        return large if self.integer(0, 5) == 5 else self.integer(low, high)
+
+    def box(self, ndim: int) -> tuple[int, ...]:
+        """A shape of ``ndim`` axes of 2 or 3 elements each (few of 3 where there are many axes)."""
+        return tuple(2 + (self.integer(0, 3) == 3) for _ in range(ndim))
+
     def shape(self, min_ndim: int = 0, max_ndim: int = 3, max_side: int = 5) -> tuple[int, ...]:
-        """A shape; one axis in eight is empty and one in four has size 1."""
+        """A shape; one axis in eight is empty and one in four has size 1. One shape in four has
+        ``max_ndim`` axes (three or more), none of them short: a kernel needs all its strides."""
+        if max_ndim >= 3 and self.integer(0, 3) == 3:
+            return self.box(max_ndim)
         sides = [1, 1, 0, *range(2, max_side + 1), *range(2, max_side + 1)]
         return tuple(self.choice(sides) for _ in range(self.integer(min_ndim, max_ndim)))
 
@@ -78,10 +92,10 @@ class Draw:
         return x.astype(dtype.np)
 
     def layout(self, a: np.ndarray) -> np.ndarray:
-        """``a`` with the same values and shape, laid out contiguously, permuted, sliced or
-        expanded.
+        """``a`` with the same values and shape, laid out contiguously, permuted, sliced along one
+        axis or all, or expanded.
         """
-        kind = self.integer(0, 4) if self.strided and a.ndim else 0
+        kind = self.integer(0, 5) if self.strided and a.ndim else 0
         if kind == 1:
             order = list(range(a.ndim))[::-1]
             return np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
@@ -92,6 +106,11 @@ class Draw:
             return window
         if kind == 3 and a.ndim and a.shape[0] > 1:
             return np.broadcast_to(a[:1], a.shape)
+        if kind == 4 and a.size <= 4096:  # no two axes can be walked as one
+            wide = np.full(tuple(2 * s + 1 for s in a.shape[::-1]), 77, a.dtype)
+            window = wide.transpose()[(slice(1, None, 2),) * a.ndim]
+            window[...] = a
+            return window
         return np.array(a, order="C")
 
 
