@@ -1,4 +1,4 @@
-"""``python -m bench [speed | kernels] ...``; see each module's docstring."""
+"""``python -m bench [speed | kernels | mutation] ...``; see each module's docstring."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ def main() -> int:
         from .speed import main as run
     elif name == "kernels":
         from .kernels import main as run
+    elif name == "mutation":
+        from .mutation import main as run
     else:
-        print(f"bench: unknown benchmark {name!r}; known are speed, kernels")
+        print(f"bench: unknown benchmark {name!r}; known are speed, kernels, mutation")
         return 2
     return run(arguments)
 

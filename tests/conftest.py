@@ -1,4 +1,4 @@
-"""Options and fixtures shared by all tests.
+"""Options and fixtures shared by all tests: the public plugin, hypothesis' profiles, ``rng``.
 
 ``pytest --device cuda`` runs the device tests on the cuda device: a GPU, or Triton's interpreter
 where TRITON_INTERPRET=1 is set.
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from trident import config, runtime
+from trident import config
+from trident.testing import plugin
 
 _CALM = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 settings.register_profile(
@@ -20,25 +21,21 @@ settings.register_profile("full", max_examples=300, deadline=None, suppress_heal
 settings.load_profile("ci")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where the device tests run"
-    )
+def pytest_configure(config: pytest.Config) -> None:
+    """The plugin, also where trident lies on the path and is not installed."""
+    if not config.pluginmanager.is_registered(plugin):
+        config.pluginmanager.register(plugin, "trident")
 
 
-@pytest.fixture(scope="session")
-def device(request: pytest.FixtureRequest) -> str:
-    """'cpu' or 'cuda', as asked for with ``--device``."""
-    name = request.config.getoption("--device")
-    if name == "cuda" and not runtime.is_available():
-        pytest.skip("no cuda device here: set TRITON_INTERPRET=1 to run kernels interpreted")
-    return name
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.is_registered(plugin):
+        plugin.pytest_addoption(parser)
 
 
 @pytest.fixture(autouse=True)
 def _poisoned(request: pytest.FixtureRequest):
-    """On cuda, fresh memory is NaN: a kernel that skips a store is seen."""
-    token = config.poison.set(request.config.getoption("--device") == "cuda")
+    """On cuda, fresh memory is NaN in every test of ours, whether it takes ``device`` or not."""
+    token = config.poison.set(plugin.chosen_device(request.config) == "cuda")
     yield
     config.poison.reset(token)
 

@@ -176,7 +176,7 @@ def test_large_arrays_on_threads(form, device):
     got, want = trident.fuse(f)(*xs), f(*ys)
     assert_close(got.detach(), want.detach(), length=a.size)
     for g, w in zip(grad(got, xs), grad(want, ys)):
-        assert_close(g, w)
+        assert_close(g, w, length=16)  # gelu' crosses zero: terms of order one cancel
 
     def rows(x, w):
         return trident.softmax(x * w, -1)
@@ -388,7 +388,8 @@ def test_many_captures_are_reported_and_bounded():
 @pytest.mark.parametrize(
     "body, says",
     [
-        (lambda x: x @ x.T, r"(matmul|permute|transpose|t) cannot be part of one loop"),
+        (lambda x: x @ x.T, r"\.T of a traced value"),
+        (lambda x: x @ x, r"matmul cannot be part of one loop"),
         (lambda x: trident.relu(x) if x.sum() > 0 else x, r"bool\(\) of a traced value"),
         (lambda x: x * float(x.sum()), r"float\(\) of a traced value"),
         (lambda x: x * x.sum().item(), r"\.item of a traced value"),
@@ -504,7 +505,7 @@ def test_source_and_explanation(form, device):
     scaled(x, trident.randn(50, device=device)).sum().backward()
     text = scaled.source
     assert "scaled" in text and "scaled_backward" in text
-    assert {"cpu": "void" if form == "compiled" else "np_exp", "cuda": "tl.load"}[device] in text
+    assert {"cpu": "void" if form == "compiled" else "np.", "cuda": "tl.load"}[device] in text
     report = scaled.explain()
     assert report.bytes_forward == 6 * 50 * 4 * 2 + 50 * 4 + 2 * 6 * 4  # x, w, out, two row values
     assert report.bytes_eager > 2 * report.bytes_forward
@@ -522,6 +523,7 @@ def test_a_broken_cache_file_is_made_again(tmp_path, monkeypatch):
     c_compiler.load.cache_clear()
     assert c_compiler.load(text, "twice")(21) == 42
     (file,) = (tmp_path / "c").iterdir()
+    file.unlink()  # not written over: this process has the old one mapped
     file.write_bytes(b"not a library")
     c_compiler.load.cache_clear()
     assert c_compiler.load(text, "twice")(21) == 42
@@ -540,7 +542,7 @@ def test_without_a_compiler_numpy_runs(tmp_path):
         "f = trident.fuse(lambda x: trident.softmax(x, -1))\n"
         "x = trident.randn(3, 5)\n"
         "trident.testing.assert_close(f(x), trident.softmax(x, -1), length=5)\n"
-        "assert 'np_exp' in f.source\n"
+        "assert 'np.exp' in f.source\n"
     )
     env = {**os.environ, "TRIDENT_CC": "none", "TRIDENT_CACHE": str(tmp_path)}
     env.pop("TRITON_INTERPRET", None)

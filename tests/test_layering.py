@@ -27,7 +27,7 @@ LAYERS: list[tuple[int, set[str]]] = [
     (
         5,
         {"tensor", "symbol", "autograd", "tape", "dispatch", "devices", "creation", "indexing",
-         "legacy", "printing", "cuda", "switches", "custom"},
+         "legacy", "printing", "cuda", "switches", "custom", "lab"},
     ),
     (6, {"compile"}),
     (

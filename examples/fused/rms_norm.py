@@ -187,12 +187,16 @@ def _(x, weight=None, *, eps=1e-6):
 
 @rms_norm.samples
 def _(draw):
-    """Rows shorter than a block, as long as one, longer than ``LIMIT``; more rows than programs."""
+    """Rows shorter than a block, as long as one, longer than ``LIMIT``; more rows than programs;
+    windows, whose rows lie further apart than they are long."""
     shape = draw.choice(
         [draw.shape(1, 3), (draw.integer(9, 20), 8), (3, 2, 100), (2, LIMIT + draw.integer(1, 99))]
     )
     weight = draw.tensor(shape[-1:]) if draw.boolean() else None
-    return (draw.tensor(shape), weight), {"eps": draw.choice([1e-6, 0.1])}
+    x = draw.tensor(shape)
+    if draw.boolean():
+        x = draw.tensor((*shape[:-1], shape[-1] + 3))[..., 1:-2]
+    return (x, weight), {"eps": draw.choice([1e-6, 0.1])}
 
 
 def example():

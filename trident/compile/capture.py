@@ -17,11 +17,12 @@ from .. import dtypes, shapes
 from ..backends.graph import Cast, Count, Graph, Reduce, Ref
 from ..backends.numpy import promote
 from ..dtypes import dtype as DType
-from ..errors import FusionError
+from ..errors import FusionError, missing_name
 from ..ops.operators import Operators
 from ..ops.registry import FUNCTIONS, REGISTRY, Op
 from ..shapes import Shape, Size
 from ..tape.anomaly import user_line
+from ..tensor import Tensor
 from .decompose import HANDLERS
 
 _VALUES = (
@@ -200,7 +201,12 @@ class Traced(Operators):
             raise self.trace.fail(f".{name} of a traced value", _VALUES[0].upper() + _VALUES[1:])
         if name.endswith("_") and name[:-1] in FUNCTIONS:
             raise self._written(f".{name}()")
-        raise AttributeError(f"a value inside a fused function has no attribute {name!r}")
+        if hasattr(Tensor, name):
+            raise self.trace.fail(
+                f".{name} of a traced value",
+                "It is no elementwise op or reduction; use it before or after the call",
+            )
+        raise missing_name("a tensor inside a fused function", name, [*FUNCTIONS, *dir(Tensor)])
 
     # ---- what it cannot do ----------------------------------------------------------------------
 

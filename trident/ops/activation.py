@@ -209,10 +209,10 @@ class gelu:
 
     def vjp(g, x, approximate):
         if approximate == "tanh":
-            inner = x * x * 0.044715
-            t = tanh(x * (inner + 1) * _ROOT_TWO_BY_PI)
-            slope = (inner * 3 + 1) * (0.5 * _ROOT_TWO_BY_PI) * x * (1 - t * t)
-            return g * (0.5 * (1 + t) + slope)
+            t = square(x)
+            s = sigmoid(x * (t * (0.044715 * 2 * _ROOT_TWO_BY_PI) + 2 * _ROOT_TWO_BY_PI))
+            slope = t * (3 * 0.044715 * 2 * _ROOT_TWO_BY_PI) + 2 * _ROOT_TWO_BY_PI
+            return g * (s * (1 + x * (1 - s) * slope))
         density = exp(square(x) * -0.5) * _INV_ROOT_TWO_PI
         return g * (0.5 * erfc(x * -_ROOT_HALF) + x * density)
 

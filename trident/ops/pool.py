@@ -45,8 +45,17 @@ def _draw_windows(draw: Any) -> tuple[Windows, Shape]:
     kernel = tuple(draw.integer(1, 3) for _ in size)
     stride = tuple(draw.integer(1, 3) for _ in size)
     padding = tuple(draw.integer(0, k // 2) for k in kernel)
-    dilation = (1,) * len(size)
+    # up to windows that see nothing but padding
+    dilation = tuple(
+        draw.integer(1, max((s + 2 * p - 1) // (k - 1), 1)) if k > 1 else 1
+        for s, k, p in zip(size, kernel, padding)
+    )
     return fixed_windows("pool", size, kernel, stride, padding, dilation, draw.boolean()), size
+
+
+def _some_planes(draw: Any) -> Shape:
+    """Leading axes; one time in four so many planes that several programs share them."""
+    return (3, 40) if draw.integer(0, 3) == 3 else draw.shape(0, 2, 3)
 
 
 @primitive(method=False)
@@ -76,7 +85,7 @@ class max_pool:
 
     def samples(draw):
         windows, size = _draw_windows(draw)
-        return (draw.tensor((*draw.shape(0, 2, 3), *size)),), {"windows": windows}
+        return (draw.tensor((*_some_planes(draw), *size)),), {"windows": windows}
 
 
 @primitive(method=False)
@@ -99,7 +108,7 @@ class max_pool_take:
 
     def samples(draw):
         windows, size = _draw_windows(draw)
-        lead = draw.shape(0, 2, 3)
+        lead = _some_planes(draw)
         which = draw.ints((*lead, *_outs(windows)), 0, _least(windows), dtype=dtypes.uint8)
         return (draw.tensor((*lead, *size)), which), {"windows": windows}
 
@@ -123,7 +132,7 @@ class max_pool_backward:
 
     def samples(draw):
         windows, _ = _draw_windows(draw)
-        shape = (*draw.shape(0, 2, 3), *_outs(windows))
+        shape = (*_some_planes(draw), *_outs(windows))
         which = draw.ints(shape, 0, _least(windows), dtype=dtypes.uint8)
         return (draw.tensor(shape), which), {"windows": windows}
 
@@ -148,7 +157,7 @@ class max_pool_indices:
 
     def samples(draw):
         windows, _ = _draw_windows(draw)
-        shape = (*draw.shape(0, 2, 3), *_outs(windows))
+        shape = (*_some_planes(draw), *_outs(windows))
         which = draw.ints(shape, 0, _least(windows), dtype=dtypes.uint8)
         return (which,), {"windows": windows}
 
@@ -182,7 +191,8 @@ class avg_pool:
     def samples(draw):
         windows, size = _draw_windows(draw)
         attrs = {"windows": windows, "with_padding": draw.boolean()}
-        return (draw.tensor((*draw.shape(0, 2, 3), *size)),), attrs
+        attrs["divisor"] = draw.choice([None, None, 5])
+        return (draw.tensor((*_some_planes(draw), *size)),), attrs
 
 
 @primitive(method=False)
@@ -207,7 +217,8 @@ class avg_pool_backward:
     def samples(draw):
         windows, _ = _draw_windows(draw)
         attrs = {"windows": windows, "with_padding": draw.boolean()}
-        return (draw.tensor((*draw.shape(0, 2, 3), *_outs(windows))),), attrs
+        attrs["divisor"] = draw.choice([None, None, 5])
+        return (draw.tensor((*_some_planes(draw), *_outs(windows))),), attrs
 
 
 def _tuple(op: str, name: str, value: Any, n: int, least: int) -> Shape:

@@ -22,7 +22,9 @@ from typing import Any
 from ..lang import Jit, tl
 
 STRIDE = re.compile(r"(_stride\d?|_step)$|^[a-z]?s\d$|^[a-z][rc]\d$")
-WIDE = re.compile(r"^(ACC|COMPUTE|tl\.float32|tl\.float64|[a-z_]+\.dtype|[a-z_]+_ptr\.dtype.*)$")
+WIDE = re.compile(
+    r"^(ACC|COMPUTE|tl\.float32|tl\.float64|(?!out)[a-z_]+\.dtype(\.element_ty)?)$"
+)
 CROSS_LANE = {
     "sum", "max", "min", "argmax", "argmin", "reduce", "dot", "cumsum", "cumprod", "sort", "gather",
     "associative_scan", "xor_sum", "histogram", "permute", "trans", "reshape", "split",
@@ -407,7 +409,8 @@ def _widening(tree: ast.FunctionDef, n: ast.AST) -> Iterator[Edit]:
         for t in _targets(a)
     }
     if _is_tl(source, "load") or (isinstance(source, ast.Name) and source.id in loaded):
-        if not _computed(tree, n):
+        stored = any(_is_tl(s, "store") and n in ast.walk(s) for s in ast.walk(tree))
+        if stored or not _computed(tree, n):
             return
 
         def edit(node: Any) -> None:
@@ -446,16 +449,18 @@ def _computed(tree: ast.FunctionDef, value: ast.AST) -> bool:
                 names |= _targets(a)
         grew = len(names) > before
     for n in ast.walk(tree):
-        if isinstance(n, ast.BinOp) and isinstance(n.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)):
-            if dirty(n.left) or dirty(n.right):
-                return True
+        arithmetic = isinstance(n, ast.BinOp) and isinstance(
+            n.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)
+        )
+        if arithmetic and (dirty(n.left) or dirty(n.right)):  # type: ignore[attr-defined]
+            return True
         if isinstance(n, ast.AugAssign) and not isinstance(n.op, ast.BitAnd) and dirty(n.value):
             return True
         if _is_tl(n, *ARITHMETIC) and any(dirty(c) for c in n.args):  # type: ignore[attr-defined]
             return True
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name):
-            if any(dirty(c) for c in n.args) and n.func.id not in ("row_max",):
-                return True
+        helper = isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        if helper and n.func.id != "row_max" and any(dirty(c) for c in n.args):  # type: ignore[attr-defined]
+            return True
     return False
 
 

@@ -20,17 +20,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .. import runtime
 from ..errors import KernelError
 from ..lang import Jit
 from ..ops.registry import Op
+from ..runtime import DeviceArray
 from . import mutants
 from .cases import draw_for, record_of
 from .check import ONCE, steps
 from .mutants import Site
 
 GENERATED = "trident.generated"
-KILLED, SURVIVED, STILLBORN = "killed", "survived", "stillborn"
+KILLED, SURVIVED, STILLBORN, SAME = "killed", "survived", "stillborn", "same"
 
 
 class Stillborn(BaseException):
@@ -56,8 +59,9 @@ class Mutant:
 
 @dataclass
 class Outcome:
-    """What became of a mutant: ``status`` is killed, survived or stillborn (it does not compile,
-    and does not count); ``by`` is the check that failed and ``why`` how."""
+    """What became of a mutant: ``status`` is killed, survived, or what does not count: stillborn
+    (Triton would not compile it) or same (a cast was dropped that Triton makes anyway: the bits
+    of every launch are the same). ``by`` is the check that failed and ``why`` how."""
 
     mutant: Mutant
     status: str
@@ -94,7 +98,8 @@ class Report:
         left = Counter(o.mutant.site.kind for o in self.survivors)
         lines = [
             f"{len(self.killed)} of {len(self.killed) + len(self.survivors)} mutants killed "
-            f"({self.score:.1%}); {len(self.of(STILLBORN))} more do not compile"
+            f"({self.score:.1%}); {len(self.of(STILLBORN))} more do not compile, "
+            f"{len(self.of(SAME))} drop a cast that Triton makes anyway"
         ]
         for kind in mutants.REASONS:
             if killed[kind] + left[kind]:
@@ -119,18 +124,18 @@ class Trial:
         self.run(draw_for(self.seed, self.step))
 
 
-Hook = Callable[[Callable, Jit, tuple], None]
+Hook = Callable[[Callable, Jit, tuple, tuple], None]
 
 
 @contextlib.contextmanager
 def _launches(hook: Hook) -> Iterator[None]:
-    """``hook(start, kernel, grid)`` instead of every launch of the interpreted device, where
+    """``hook(start, kernel, grid, args)`` instead of every launch of the interpreted device, where
     ``start(kernel, grid)`` is the launch."""
     device: Any = type(runtime.current())
     launch = device.launch
 
-    def hooked(self: Any, kernel: Jit, grid: tuple, *rest: Any) -> None:
-        hook(lambda k, g: launch(self, k, g, *rest), kernel, grid)
+    def hooked(self: Any, kernel: Jit, grid: tuple, args: tuple, *rest: Any) -> None:
+        hook(lambda k, g: launch(self, k, g, args, *rest), kernel, grid, args)
 
     device.launch = hooked
     try:
@@ -146,7 +151,9 @@ def trials_of(op: Op, examples: int, seed: int = 0) -> list[Trial]:
         for k in range(examples if name not in ONCE else 0):
             trial = Trial(op, name, seed + k, run)
 
-            def note(start: Callable, kernel: Jit, grid: tuple, trial: Trial = trial) -> None:
+            def note(
+                start: Callable, kernel: Jit, grid: tuple, args: tuple, trial: Trial = trial
+            ) -> None:
                 most = trial.launched.get(id(kernel), (kernel, grid))[1]
                 largest = tuple(max(a, b) for a, b in zip(most, grid))
                 trial.launched[id(kernel)] = (kernel, largest)
@@ -261,7 +268,10 @@ class Subject:
         ]
         chosen.sort(key=lambda t: (t.seconds + 0.02) / (t.kills + 0.5))
 
-        def broken(start: Callable, kernel: Jit, grid: tuple) -> None:
+        same = m.site.kind == "not widened"
+
+        def broken(start: Callable, kernel: Jit, grid: tuple, args: tuple) -> None:
+            nonlocal same
             if m.site.kind == "launch skipped" and name_of(kernel) == m.kernel:
                 return
             if m.site.kind == "grid one short" and name_of(kernel) == m.kernel:
@@ -273,8 +283,13 @@ class Subject:
             if swapped is None:
                 start(kernel, grid)
                 return
+            before, right = _memory(args), None
+            if same:
+                start(kernel, grid)
+                right = _memory(args, before)
             try:
                 start(swapped, grid)
+                same = same and _memory(args) == right
             except KernelError as error:
                 if "outside of" in str(error) or "read-only" in str(error):
                     raise
@@ -298,12 +313,24 @@ class Subject:
                 why = f"{type(error).__name__}: {_first(error)}"
                 outcome = Outcome(m, KILLED, f"{t.op.name} {t.step} seed {t.seed}", why)
                 break
+        if outcome.status == SURVIVED and same and chosen:
+            outcome = Outcome(m, SAME, why="Triton promotes to the same bits by itself")
         for key in [k for k in self._swapped if k[1] == m]:
             made = self._swapped.pop(key)
             if made is not None:
                 mutants.forget(made)
         outcome.seconds = time.perf_counter() - begun
         return outcome
+
+
+def _memory(args: tuple, restore: list[bytes] | None = None) -> list[bytes]:
+    """The bytes behind the arrays of a launch; afterwards put back to ``restore``, if given."""
+    buffers = list({id(a.buffer): a.buffer for a in args if isinstance(a, DeviceArray)}.values())
+    found = [b.memory.tobytes() for b in buffers]
+    if restore is not None:
+        for b, old in zip(buffers, restore):
+            b.memory.reshape(-1).view(np.uint8)[:] = np.frombuffer(old, np.uint8)
+    return found
 
 
 def _first(error: BaseException) -> str:

@@ -6,12 +6,14 @@ neither trident's ops nor hypothesis until a fixture of it is used.
 - ``pytest --device cuda``: where tests that take ``device`` run. Where the cuda device cannot run
   here they are skipped, with the reason. Another plugin's ``--device`` is used as it is.
 - ``device``: "cpu" or "cuda". Fresh memory on cuda is NaN while a test runs that takes it.
-- ``op``: the public function of an op. The test runs for each op of ``@pytest.mark.ops(f, "relu")``,
-  or for all of the registry without the mark. ``check_op(op, devices=[device])`` is a whole test.
+- ``op``: the public function of an op. The test runs for each op that the mark
+  ``@pytest.mark.ops(f, "relu")`` names, or for all of the registry without the mark.
+  ``check_op(op, devices=[device])`` is a whole test.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +25,13 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trident")
-    try:
+    with contextlib.suppress(ValueError):  # another plugin's option of this name is read instead
         group.addoption(
             "--device",
             choices=("cpu", "cuda"),
             default="cpu",
             help="where tests with trident's `device` fixture run",
         )
-    except ValueError:  # another plugin has an option of this name: its value is read
-        pass
 
 
 def pytest_configure(config: pytest.Config) -> None:
