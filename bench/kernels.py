@@ -43,6 +43,7 @@ def collect(quick: bool) -> list[Any]:
     with runtime.use(device):
         for d in wanted:
             _usual_sizes(d)
+            _fused_forms(d)
         for op in REGISTRY.values():
             if op.samples is None and op.kind != "elementwise":
                 continue
@@ -114,6 +115,39 @@ def _usual_sizes(d: Any) -> None:
         x.T.contiguous(),
     ]
     for out in outs:
+        out.backward(trident.empty(tuple(out.shape), dtype=d, device="cuda"))
+
+
+def _fused_forms(d: Any) -> None:
+    """Functions made by ``fuse``, in each form that the emitter writes: flat, tiles, long rows."""
+    import trident
+    import trident.nn.functional as F
+
+    def chain_sum(a: Any, b: Any, c: Any) -> Any:
+        return F.gelu(a * b + c, approximate="tanh").sum()
+
+    def scaled_norm(x: Any, w: Any, b: Any) -> Any:
+        return F.layer_norm(x, x.shape[-1:]) * w + b
+
+    def soft_loss(x: Any, t: Any) -> Any:
+        return -(F.log_softmax(x, -1) * t).sum(-1).mean()
+
+    def gated(x: Any, y: Any, b: Any) -> Any:
+        return F.gelu(x + b) * y
+
+    def peak_scaled(x: Any) -> Any:
+        return x / trident.amax(x.abs(), -1, True)
+
+    n = 4096
+    calls = [
+        (chain_sum, [(1 << 20,)] * 3), (scaled_norm, [(512, 1024), (1024,), (1024,)]),
+        (scaled_norm, [(64, 20000), (20000,), (20000,)]), (soft_loss, [(512, 1000)] * 2),
+        (gated, [(512, n), (512, n), (n,)]), (gated, [(64, 3, 5), (64, 1, 5), (5,)]),
+        (peak_scaled, [(512, 8192)]),
+    ]  # fmt: skip
+    for f, sizes in calls:
+        tensors = [trident.empty(s, dtype=d, device="cuda", requires_grad=True) for s in sizes]
+        out = trident.fuse(f)(*tensors)
         out.backward(trident.empty(tuple(out.shape), dtype=d, device="cuda"))
 
 

@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     if not pluginmanager.is_registered(plugin):
-        plugin.pytest_addoption(parser)
+        plugin.add_option(parser)
 
 
 @pytest.fixture(autouse=True)

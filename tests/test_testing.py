@@ -42,7 +42,7 @@ def test_broadcastable_shapes_broadcast_to_the_result(case):
     operands, result = case
     assert len(operands) == 3
     assert np.broadcast_shapes(*operands) == result
-    assert trident.broadcast_shapes(*operands) == result
+    assert tuple(sum(trident.zeros(s) for s in operands).shape) == result
 
 
 def test_broadcastable_stretches_and_drops_axes():
@@ -81,9 +81,9 @@ def test_tensors_have_the_strides_that_were_asked_for(kind, device):
 
 
 def test_tensors_require_grad_and_shrink_to_zeros():
-    x = find(tensors(shape=(2, 2), requires_grad=True), lambda t: True)
+    x = find(tensors(shape=(2, 2), requires_grad=True), lambda t: t.numel() == 4)
     assert x.requires_grad and x.is_leaf
-    assert x.detach().numpy().tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert not x.detach().numpy().any()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def wrong_input(x):
         ({"vjp": lambda g, x: g * 1.001}, "along a random direction"),
         # right everywhere but at the kink, where it leaves the slopes 0 and 1
         (
-            {"vjp": lambda g, x: trident.where(x > 1.0, g, trident.where(x.eq(1.0), g * 3.0, 0.0))},
+            {"vjp": lambda g, x: trident.where(x > 1.0, g, trident.where(trident.eq(x, 1.0), g * 3.0, 0.0))},
             "not between the slopes",
         ),
     ],

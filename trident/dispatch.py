@@ -319,15 +319,20 @@ def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
     on_device = any(isinstance(a, Tensor) and a._data.__class__ is DeviceArray for a in args)
     _check_history(op, args)
     tracked = _enabled.get() and any(isinstance(a, Tensor) and a._requires_grad for a in args)
-    if op.forward is None or (tracked and op.backward is None):
+    launched = op.backward is not None if tracked else op.forward is not None
+    if not launched or (not on_device and config.interpreting.get() is None):
         return op.body(*args, **attrs)
-    if not on_device and config.interpreting.get() is None:
-        return op.body(*args, **attrs)
-    from .backends import triton as backend  # in interpret() it runs kernels on CPU arrays too
-
     arrays = tuple(_same_device(op, [_operand(op, a) for a in args]))
-    spec = fused_spec(op, arrays, attrs)
-    data, residuals = backend.fused_forward(op, arrays, attrs, spec)
+    if op.forward is None:  # the body forward, its own kernel backward
+        with no_grad():
+            result = op.body(*args, **attrs)
+        residuals: dict = {}
+        data = tuple(r._data for r in result) if isinstance(result, tuple) else result._data
+    else:
+        from .backends import triton as backend  # in interpret() kernels run on CPU arrays too
+
+        spec = fused_spec(op, arrays, attrs)
+        data, residuals = backend.fused_forward(op, arrays, attrs, spec)
     several = isinstance(data, tuple)
     outs = tuple(_wrap(d) for d in data) if several else (_wrap(data),)
     if tracked:

@@ -90,7 +90,6 @@ def forward_kernel(
     first = block * BLOCK_M
     rows = first + tl.arange(0, BLOCK_M)
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
-    INPUT: tl.constexpr = q_ptr.dtype.element_ty
     q = load_rows(q_ptr, first, M, q_m, D, q_d, BLOCK_M, BLOCK_D, DOT)
     top = tl.full((BLOCK_M,), float("-inf"), ACC)
     total = tl.zeros((BLOCK_M,), ACC)
@@ -114,7 +113,7 @@ def forward_kernel(
             shrink = tl.exp2(top - higher)
             total = total * shrink + tl.sum(p, 1)
             acc = acc * shrink[:, None]
-            acc = tl.dot(p.to(INPUT).to(DOT), v, acc, input_precision="ieee", out_dtype=ACC)
+            acc = tl.dot(p.to(DOT), v, acc, input_precision="ieee", out_dtype=ACC)
             top = higher
 
     total = tl.where(total == 0, 1.0, total)  # no key at all: zeros, not 0 / 0
@@ -167,7 +166,6 @@ def dq_kernel(
     first = block * BLOCK_M
     rows = first + tl.arange(0, BLOCK_M)
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
-    INPUT: tl.constexpr = q_ptr.dtype.element_ty
     q = load_rows(q_ptr, first, M, q_m, D, q_d, BLOCK_M, BLOCK_D, DOT)
     g = load_rows(g_ptr, first, M, g_m, D, g_d, BLOCK_M, BLOCK_D, DOT)
     lse = tl.load(lse_ptr + head * M + rows, mask=rows < M, other=0.0)[:, None]
@@ -189,7 +187,7 @@ def dq_kernel(
                 score = tl.where(seen, score, float("-inf"))
             dp = tl.dot(g, tl.trans(v), input_precision="ieee", out_dtype=ACC)
             ds = tl.exp2(score - lse) * (dp - delta)
-            dq = tl.dot(ds.to(INPUT).to(DOT), k, dq, input_precision="ieee", out_dtype=ACC)
+            dq = tl.dot(ds.to(DOT), k, dq, input_precision="ieee", out_dtype=ACC)
     store_rows(dq_ptr + head * M * D, first, M, D, dq * SCALE, BLOCK_M, BLOCK_D)
 
 
@@ -216,7 +214,6 @@ def dkdv_kernel(
 
     cols = first + tl.arange(0, BLOCK_N)
     ACC: tl.constexpr = lse_ptr.dtype.element_ty
-    INPUT: tl.constexpr = q_ptr.dtype.element_ty
     k = load_rows(k_ptr, first, N, k_n, D, k_d, BLOCK_N, BLOCK_D, DOT)
     v = load_rows(v_ptr, first, N, v_n, D, v_d, BLOCK_N, BLOCK_D, DOT)
     dk = tl.zeros((BLOCK_N, BLOCK_D), ACC)
@@ -239,9 +236,9 @@ def dkdv_kernel(
             if CAUSAL:
                 score = tl.where(cols[:, None] <= rows[None, :], score, float("-inf"))
             p = tl.exp2(score - lse)
-            dv = tl.dot(p.to(INPUT).to(DOT), g, dv, input_precision="ieee", out_dtype=ACC)
+            dv = tl.dot(p.to(DOT), g, dv, input_precision="ieee", out_dtype=ACC)
             dp = tl.dot(v, tl.trans(g), input_precision="ieee", out_dtype=ACC)
-            ds = (p * (dp - delta)).to(INPUT)
+            ds = p * (dp - delta)
             dk = tl.dot(ds.to(DOT), q, dk, input_precision="ieee", out_dtype=ACC)
     store_rows(dk_ptr + shared * N * D, first, N, D, dk * SCALE, BLOCK_N, BLOCK_D)
     store_rows(dv_ptr + shared * N * D, first, N, D, dv, BLOCK_N, BLOCK_D)
@@ -362,9 +359,10 @@ def flash_attention(q, k, v, *, causal=False, scale=None):
 
     q (B, H, M, D), k and v (B, Hkv, N, D) -> (B, H, M, D), all of one floating dtype, any strides.
     H is a multiple of Hkv: query heads h * H / Hkv and following share key head h. D is at most
-    256, in float64 128. ``scale`` defaults to 1 / sqrt(D). With ``causal`` query i sees the keys j <= i (aligned at
-    the top left where M != N). Without keys (N = 0) the result is 0. Half types are multiplied as
-    they are, with sums and softmax in float32. Raises ShapeError and DTypeError.
+    256, in float64 128. ``scale`` defaults to 1 / sqrt(D). With ``causal`` query i sees the keys
+    j <= i (aligned at the top left where M != N). Without keys (N = 0) the result is 0. A GPU
+    multiplies half types as they are, p and ds rounded to them, and sums in float32. Raises
+    ShapeError and DTypeError.
 
     >>> q = trident.zeros(1, 4, 3, 8)
     >>> k = v = trident.ones(1, 2, 5, 8)

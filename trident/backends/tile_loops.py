@@ -25,10 +25,10 @@ from .emitter import Registers, tl_name
 from .graph import Reduce
 from .loops import Loops
 
-FITS = 16384
+FITS = 8192
 """Longest row that is held in registers."""
 STEP = 4096
-"""Elements of a tile on a GPU: 32 a thread at 4 warps."""
+"""Elements of a tile of several rows, or of a step along a long one: 16 a thread at 8 warps."""
 
 
 @dataclass(frozen=True)
@@ -394,7 +394,7 @@ def run_loops(work: Work) -> list[DeviceArray]:
         kernel, (programs,), *operands, *partials, *counts,
         *([n_rows] if kind == "flat" else [n_rows, n_cols]),
         *row_sizes[1:], *col_sizes[1:], *steps,
-        INT64=wide, num_warps=4 if elements <= 4096 else 8, **constants,
+        INT64=wide, num_warps=reduce_kernels.warps(elements), **constants,
     )  # fmt: skip
     return [
         _added(device, part, d, along, work)

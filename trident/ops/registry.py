@@ -482,8 +482,7 @@ def fused(body: Callable | None = None, **options: Any) -> Any:
     ``dtype``) and attributes to a shape: ``{"r": lambda x, **_: x.shape[:1]}``. Residuals are
     float32, and float64 where an operand is.
 
-    Without ``forward`` the body runs, and its gradient is used. Without ``backward`` the gradient
-    is the body's. A gradient that is differentiated again is the body's, too. ``dtypes`` are the
+    Without ``forward`` the body runs. Without ``backward`` the gradient is the body's. A gradient that is differentiated again is the body's, too. ``dtypes`` are the
     floating dtypes to test.
 
     The op has two decorators for the tests: ``@op.samples`` on a function of ``draw`` that returns

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import dtypes, runtime
 from ..dtypes import dtype as DType
-from ..ops.registry import Elementwise, Fused, InPlace, Op
+from ..ops.registry import Elementwise, Fused, InPlace, Op, View
 from .cases import (
     differentiable,
     draw_for,
@@ -98,6 +98,43 @@ def check_special(op: Elementwise, draw: Draw, dtype: DType, device: str) -> Non
         found = got._host()
     # 300 overflows exp-like results at different points in float32: compare in float64 arithmetic
     assert_close(found, want, msg=f"{op.name}[{dtype.name}, {device}] special values", length=16)
+
+
+def check_rows(op: Op, draw: Draw, dtype: DType, device: str) -> None:
+    """NaN, infinities and signed zeros among the values of the first operand of a primitive or
+    fused op: the kernel agrees with the CPU on what is finite, and on the finite values. An
+    infinity that meets a zero or another one is NaN or not as the order has it."""
+    with tiles(draw, device, dtype), strict():
+        args, attrs = sample(op, draw, dtype)
+        rng = draw.values()
+        many = float(rng.choice([0.1, 0.3, 1.0]))
+        kinds = rng.permutation([np.nan, np.inf, -np.inf, -0.0])[: rng.integers(1, 3)]
+        first = next((i for i, a in enumerate(args) if _floats(a)), -1)
+        args = tuple(
+            _with_special(a, kinds, many, rng) if i == first else a for i, a in enumerate(args)
+        )
+        with np.errstate(all="ignore"):
+            want = run(op, tensors(args, "cpu"), attrs)
+        found = [g._host() for g in run(op, tensors(args, device), placed(op, attrs, device))]
+    length = 16 * length_of(args)
+    for i, (g, t) in enumerate(zip(found, want)):
+        w = t._host()
+        if w.dtype.kind not in "iub":
+            w = w.astype(np.float64)
+            odd = ~np.isfinite(g.astype(np.float64))
+            w = np.where(odd & ~np.isfinite(w), g.astype(np.float64), w)
+        assert_close(g, w, length=length, msg=f"{op.name}[{dtype.name}, {device}] special rows {i}")
+
+
+def _floats(a: Any) -> bool:
+    return isinstance(a, np.ndarray) and a.dtype.kind not in "iub" and a.size > 0
+
+
+def _with_special(a: np.ndarray, kinds: np.ndarray, many: float, rng: Any) -> np.ndarray:
+    """``a`` with some of ``kinds`` in it, in the same layout (an expanded one becomes plain)."""
+    out = a if 0 not in a.strides and a.flags.writeable else a.copy()
+    out[rng.random(a.shape) < many] = kinds[int(rng.integers(0, len(kinds)))]
+    return out
 
 
 def check_inplace(op: InPlace, draw: Draw, dtype: DType, device: str) -> None:
@@ -205,6 +242,8 @@ def steps(op: Op, device: str) -> list[tuple[str, Callable[[Draw], None]]]:
     if isinstance(op, Elementwise) and device != "cpu" and op.takes != "int":
         for d in (dtypes.float32, dtypes.float64):
             found.append((f"special {d.name}", with_dtype(check_special, d)))
+    if not isinstance(op, (Elementwise, View)) and device != "cpu":
+        found.append(("special rows", with_dtype(check_rows, float_dtypes(op)[-2:][0])))
     if differentiable(op):
         if device == "cpu":
             found.append(("gradient", with_dtype(check_gradient, dtypes.float64)))

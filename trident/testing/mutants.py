@@ -22,9 +22,7 @@ from typing import Any
 from ..lang import Jit, tl
 
 STRIDE = re.compile(r"(_stride\d?|_step)$|^[a-z]?s\d$|^[a-z][rc]\d$")
-WIDE = re.compile(
-    r"^(ACC|COMPUTE|tl\.float32|tl\.float64|(?!out)[a-z_]+\.dtype(\.element_ty)?)$"
-)
+WIDE = re.compile(r"^(ACC|COMPUTE|tl\.float32|tl\.float64|(?!out)[a-z_]+\.dtype(\.element_ty)?)$")
 CROSS_LANE = {
     "sum", "max", "min", "argmax", "argmin", "reduce", "dot", "cumsum", "cumprod", "sort", "gather",
     "associative_scan", "xor_sum", "histogram", "permute", "trans", "reshape", "split",
@@ -175,6 +173,17 @@ class _Flow:
                     found[id(n)] = n
         return list(found.values())
 
+    def _terms(self, condition: ast.AST, deep: bool = True) -> set[str]:
+        """The terms of ``a & b & c``; those of a name are those of the value it was given."""
+        if isinstance(condition, ast.BinOp) and isinstance(condition.op, ast.BitAnd):
+            return self._terms(condition.left, deep) | self._terms(condition.right, deep)
+        found = {ast.unparse(condition)}
+        if isinstance(condition, ast.Name) and deep:
+            for a in self.assigned:
+                if condition.id in _targets(a):
+                    found |= self._terms(a.value, deep=False)
+        return found
+
     def crosses(self, load: ast.Call) -> bool:
         """Whether what ``load`` gives to masked lanes can reach another lane.
 
@@ -190,8 +199,7 @@ class _Flow:
                 return True
             if _is_tl(node, "where"):
                 call: Any = node
-                guards = ast.unparse(call.args[0])
-                if text and (guards == text or text in guards.split(" & ")):
+                if text and text in self._terms(call.args[0]):
                     return False
             if isinstance(node, ast.Attribute) and node.attr in ("dtype", "shape"):
                 return False
@@ -569,6 +577,29 @@ def _apply(tree: ast.FunctionDef, index: int) -> ast.FunctionDef:
             edit(memo[id(node)])
             return clone
     raise IndexError(index)
+
+
+def role(site: Site) -> tuple[str, str]:
+    """What an edit of a generated kernel is about, the same in kernels for other layouts: the
+    emitter writes one statement for each operand, with as many strides as the layout needs."""
+    what = ""
+    if site.kind == "stride dropped":
+        what = site.after.partition(" ")[0]
+    elif site.kind == "strides swapped":
+        pairs = zip(site.before.split(","), site.after.split(","))
+        what = ",".join(a.strip(" (") for a, b in pairs if a != b)
+    elif "ptr" in site.before:
+        strided = "strided" if "stride" in site.before else "flat"
+        what = f"{re.search(r'[a-z0-9_]+_ptr', site.before).group()} {strided}"  # type: ignore[union-attr]
+    return site.kind, what
+
+
+def mutated_by_role(jit: Jit, wanted: tuple[str, str]) -> Jit | None:
+    """``jit`` with the first edit of this role; None where it has none."""
+    for site in sites(jit.fn):
+        if role(site) == wanted:
+            return mutated(jit, site)
+    return None
 
 
 @functools.lru_cache(maxsize=512)

@@ -236,7 +236,9 @@ class Subject:
                     continue
                 extra = _grid_sites(j) if name in top and j is k else []
                 for site in [*mutants.sites(j.fn), *extra]:
-                    found.setdefault((name, site.key), Mutant(name, site))
+                    generated = j.fn.__module__ == GENERATED and site.line
+                    key = mutants.role(site) if generated else site.key
+                    found.setdefault((name, key), Mutant(name, site))
         return list(found.values())
 
     def _swap(self, jit: Jit, m: Mutant) -> Jit | None:
@@ -246,7 +248,10 @@ class Subject:
             made = None
             for j in _family(jit):
                 if name_of(j) == m.kernel:
-                    broken = mutants.mutated(j, m.site)
+                    if j.fn.__module__ == GENERATED:
+                        broken = mutants.mutated_by_role(j, mutants.role(m.site))
+                    else:
+                        broken = mutants.mutated(j, m.site)
                     made = mutants.rebuilt(jit, j, broken) if broken is not None else None
                     break
             self._swapped[key] = made

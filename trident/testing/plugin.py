@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("trident")
-    with contextlib.suppress(ValueError):  # another plugin's option of this name is read instead
-        group.addoption(
+@pytest.hookimpl(trylast=True)
+def pytest_load_initial_conftests(parser: pytest.Parser) -> None:
+    """Add ``--device`` after all other plugins and the first conftest.py files: pytest stops where
+    an option is added twice, and theirs must not fail because of ours."""
+    add_option(parser)
+
+
+def add_option(parser: pytest.Parser) -> None:
+    """``--device``, unless there is one: that one is read instead."""
+    with contextlib.suppress(ValueError):
+        parser.getgroup("trident").addoption(
             "--device",
             choices=("cpu", "cuda"),
             default="cpu",
