@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.py") if not p.name.startswith("_"))
+FOLDER = ROOT / "examples"
+EXAMPLES = sorted(p for p in FOLDER.rglob("*.py") if not p.name.startswith("_"))
+GALLERY = [p for p in EXAMPLES if p.parent.name == "fused"]
 
 
 def run(path, tmp_path, *arguments, **env):
@@ -23,6 +25,13 @@ def run(path, tmp_path, *arguments, **env):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_example(path, tmp_path):
     done = run(path, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda p: p.stem)
+def test_gallery_on_the_kernels(path, tmp_path):
+    """Each fused op of the gallery, checked through its kernels in Triton's interpreter."""
+    done = run(path, tmp_path, TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1100,3 +1100,52 @@ def test_a_body_that_asks_for_values_is_told_so(device, lab):
     for op in (branches, reads):
         with pytest.raises(AutogradError, match=r"of a symbol.*values are not known"):
             op(trident.ones(3, device=device))
+
+
+def test_a_result_that_backward_reads_is_guarded(device, rng):
+    if device == "cpu":
+        pytest.skip("launchers run on devices with kernels")
+
+    @trident.jit
+    def load(ptr, i, mask):  # named like what it calls
+        return tl.load(ptr + i, mask=mask)
+
+    @trident.kernel(writes=("out_ptr",))
+    def times(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
+        i = tl.arange(0, BLOCK)
+        product = load(x_ptr, i, i < n) * load(y_ptr, i, i < n)
+        tl.store(out_ptr + i, product, mask=i < n)
+
+    def forward(out, x):
+        times[(1,)](x.contiguous(), x.contiguous(), out, x.numel(), BLOCK=8)
+
+    def backward(
+        dx, g, out, x
+    ):  # d(x^2) = 2 g out / x; the rest is left out: only the guard counts
+        times[(1,)](g.contiguous(), out, dx, x.numel(), BLOCK=8)
+
+    @trident.fused(forward=forward, backward=backward)
+    def guarded_square(x):
+        """x * x. x (N,)."""
+        return x * x
+
+    x = trident.tensor(rng.standard_normal(5), device=device, requires_grad=True)
+    y = guarded_square(x)
+    kept = y * 1.0
+    y.detach().mul_(3.0)
+    with pytest.raises(AutogradError, match=r"a result, shape .* overwritten by mul_"):
+        kept.sum().backward()
+
+
+def test_shape_rules_are_kept_for_a_bounded_number_of_signatures(device, rng):
+    @trident.fused(forward=lambda out, x, *, seed: None)
+    def unwritten(x, *, seed):
+        """x."""
+        return x * 1.0
+
+    from trident.dispatch import _SPECS, fused_spec
+
+    x = trident.tensor(rng.standard_normal(2))._data
+    for seed in range(_SPECS + 10):
+        assert fused_spec(unwritten.op, (x,), {"seed": seed}).shape == (2,)
+    assert len(unwritten.op.infer_cache) <= _SPECS

@@ -1,7 +1,8 @@
 """``trident.fuse``: every fused function against its own body in plain ops.
 
-Random functions are drawn from a small grammar of elementwise ops, broadcasts and reductions; values and
-gradients are compared with the body in float64. On the CPU both the compiled and the numpy form run.
+Random functions are drawn from a small grammar of elementwise ops, broadcasts and reductions;
+values and gradients are compared with the body in float64. On the CPU both the compiled and the
+numpy form run.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from trident.testing.draw import Draw, HypothesisDraw
 SMOOTH = {
     "tanh": trident.tanh, "sigmoid": trident.sigmoid, "sin": trident.sin, "gelu": F.gelu,
     "softplus": F.softplus, "half": lambda v: v * 0.5, "shifted": lambda v: 1.5 - v,
-    "square": lambda v: trident.square(trident.tanh(v)), "exp": lambda v: trident.exp(trident.tanh(v)),
-    "silu": F.silu, "log1p": lambda v: trident.log1p(trident.square(v)),
+    "square": lambda v: trident.square(trident.tanh(v)),
+    "exp": lambda v: trident.exp(trident.tanh(v)), "silu": F.silu,
+    "log1p": lambda v: trident.log1p(trident.square(v)),
 }  # fmt: skip
 KINKED = {
     "relu": trident.relu, "abs": trident.abs, "clamp": lambda v: trident.clamp(v, -0.7, 0.9),
@@ -38,13 +40,16 @@ TWO = {
 }  # fmt: skip
 ROWS = {
     "mean": lambda v: v.mean(-1, keepdim=True), "softmax": lambda v: trident.softmax(v, -1),
-    "logsumexp": lambda v: trident.logsumexp(v, -1, True), "norm": lambda v: F.layer_norm(v, v.shape[-1:]),
+    "logsumexp": lambda v: trident.logsumexp(v, -1, True),
+    "norm": lambda v: F.layer_norm(v, v.shape[-1:]),
     "amax": lambda v: trident.amax(v, -1, True), "var": lambda v: v.var(-1, keepdim=True),
-    "log_softmax": lambda v: F.log_softmax(v, -1), "rms": lambda v: F.rms_norm(v, v.shape[-1:], eps=0.1),
+    "log_softmax": lambda v: F.log_softmax(v, -1),
+    "rms": lambda v: F.rms_norm(v, v.shape[-1:], eps=0.1),
 }  # fmt: skip
 ENDS = {
-    "none": lambda v: v, "rows": lambda v: v.sum(-1), "sum": lambda v: v.sum(), "mean": lambda v: v.mean(),
-    "both": lambda v: (v * 2.0, v.sum(-1)), "loss": lambda v: (v * v).sum(-1).mean(),
+    "none": lambda v: v, "rows": lambda v: v.sum(-1), "sum": lambda v: v.sum(),
+    "mean": lambda v: v.mean(), "both": lambda v: (v * 2.0, v.sum(-1)),
+    "loss": lambda v: (v * v).sum(-1).mean(),
 }  # fmt: skip
 
 
@@ -157,7 +162,9 @@ def test_long_rows_and_several_programs(block, device):
         for seed in range(12):
             draw = Draw(seed)
             f, _ = random_function(draw)
-            compare(f, trident.fuse(f), arrays_for(draw, trident.float64), trident.float64, device, True)
+            compare(
+                f, trident.fuse(f), arrays_for(draw, trident.float64), trident.float64, device, True
+            )
     finally:
         trident.config.interpret_block.reset(token)
 
@@ -172,7 +179,10 @@ def test_large_arrays_on_threads(form, device):
         return F.gelu(a * b + c, approximate="tanh").sum()
 
     xs = [trident.tensor(v.astype(np.float32), requires_grad=True) for v in (a, b, c)]
-    ys = [trident.tensor(v.astype(np.float32).astype(np.float64), requires_grad=True) for v in (a, b, c)]
+    ys = [
+        trident.tensor(v.astype(np.float32).astype(np.float64), requires_grad=True)
+        for v in (a, b, c)
+    ]
     got, want = trident.fuse(f)(*xs), f(*ys)
     assert_close(got.detach(), want.detach(), length=a.size)
     for g, w in zip(grad(got, xs), grad(want, ys)):
@@ -193,7 +203,9 @@ def test_large_arrays_on_threads(form, device):
         assert_close(a, b, length=700)
 
 
-SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 2.5, -80.0, 1e-20, 88.0, -88.0, 0.3])
+SPECIAL = np.array(
+    [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 2.5, -80.0, 1e-20, 88.0, -88.0, 0.3]
+)
 
 
 @pytest.mark.parametrize("dtype", [trident.float32, trident.float64], ids=lambda d: d.name)
@@ -206,7 +218,12 @@ def test_nan_and_infinities(dtype, form, device):
         lambda x: trident.amin(x, -1), lambda x: trident.logsumexp(x, -1), lambda x: x.mean(),
         lambda x: trident.where(x > 0, trident.log(x), x), lambda x: trident.clamp(x, -1.0, 1.0),
     ]  # fmt: skip
-    rows = [SPECIAL, SPECIAL[np.isfinite(SPECIAL)], np.array([-np.inf, -np.inf]), np.array([np.nan, 1.0])]
+    rows = [
+        SPECIAL,
+        SPECIAL[np.isfinite(SPECIAL)],
+        np.array([-np.inf, -np.inf]),
+        np.array([np.nan, 1.0]),
+    ]
     for at, f in enumerate(bodies):
         fused = trident.fuse(f)
         for row in rows:
@@ -232,7 +249,8 @@ def test_strides_and_layouts(form, device):
 def test_reductions_over_other_axes(form, device):
     draw = Draw(1)
     bodies = {
-        "middle": lambda x: x - x.mean(1, keepdim=True), "first": lambda x: x / x.abs().amax(0, keepdim=True),
+        "middle": lambda x: x - x.mean(1, keepdim=True),
+        "first": lambda x: x / x.abs().amax(0, keepdim=True),
         "two": lambda x: F.layer_norm(x, (4, 5)), "outer": lambda x: x.sum((0, 2)) * 2.0,
         "all": lambda x: x / (x * x).sum().sqrt(), "pooled": lambda x: (x.mean((1, 2)) ** 2).sum(),
     }  # fmt: skip
@@ -362,7 +380,7 @@ def test_arguments_by_keyword_defaults_and_flags():
     assert_close(f(x), f.fn(x))
     assert_close(f(x, w=w, slope=0.5), f.fn(x, w, slope=0.5))
     assert_close(f(w=w, x=x, square=True), f.fn(x, w, square=True))
-    with pytest.raises(FusionError, match="argument slope is a list; .*hashable"):
+    with pytest.raises(FusionError, match=r"argument slope is a list; .*hashable"):
         f(x, slope=[1])
 
 
@@ -377,7 +395,7 @@ def test_names_that_generated_code_uses(form, device):
 def test_many_captures_are_reported_and_bounded():
     fused = trident.fuse(lambda x, n: x * n)
     x = trident.randn(3)
-    with pytest.warns(UserWarning, match="captured 16 times; what changes .* the argument n"):
+    with pytest.warns(UserWarning, match=r"captured 16 times; what changes .* the argument n"):
         for i in range(16):
             fused(x, float(i))
     for i in range(16, 300):
@@ -395,7 +413,10 @@ def test_many_captures_are_reported_and_bounded():
         (lambda x: x * x.sum().item(), r"\.item of a traced value"),
         (lambda x: x.reshape(-1), r"reshape from \(4, 4\) to \(16,\)"),
         (lambda x: x.add_(1), r"\.add_\(\) writes in place"),
-        (lambda x: x * trident.ones(4), r"mul uses a tensor of shape \(4,\) that is not an argument"),
+        (
+            lambda x: x * trident.ones(4),
+            r"mul uses a tensor of shape \(4,\) that is not an argument",
+        ),
         (lambda x: x - x.mean(-1), r"two axes of x, shape \(4, 4\)"),
         (lambda x: x[0] * 2, r"takes a part of a tensor"),
         (lambda x: trident.sort(x)[0], r"cannot be part of one loop"),
@@ -426,14 +447,14 @@ def test_overwritten_arguments_and_outputs_raise(device):
     y = x * 1.0
     out = fused(y)
     y.mul_(2.0)
-    with pytest.raises(trident.errors.AutogradError, match="argument v.* was overwritten by mul_|argument x"):
+    with pytest.raises(trident.errors.AutogradError, match=r"argument x, .* overwritten by mul_"):
         out.sum().backward()
     fused = trident.fuse(lambda x: trident.exp(x))
     out = fused(x)
     kept = out * 1.0
     out.mul_(2.0)
     if fused.last[0].uses_out:
-        with pytest.raises(trident.errors.AutogradError, match="output.* overwritten"):
+        with pytest.raises(trident.errors.AutogradError, match=r"output.* overwritten"):
             kept.sum().backward()
     else:
         kept.sum().backward()

@@ -81,7 +81,7 @@ def test_tensors_have_the_strides_that_were_asked_for(kind, device):
 
 
 def test_tensors_require_grad_and_shrink_to_zeros():
-    x = find(tensors(shape=(2, 2), requires_grad=True), lambda t: t.numel() == 4)
+    x = find(tensors(shape=(2, 2), strides="sliced", requires_grad=True), lambda t: True)
     assert x.requires_grad and x.is_leaf
     assert not x.detach().numpy().any()
 
@@ -148,7 +148,7 @@ def shrink_op(numpy=None, vjp=None, **options):
 
         @jit
         def triton(x):
-            return tl.maximum(x - 1.0, 0.0)
+            return tl.maximum(x - 1.0, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
     shrunk.numpy = numpy or (lambda x: np.maximum(x - 1.0, 0.0))
     shrunk.vjp = vjp or (lambda g, x: trident.where(x > 1.0, g, 0.0))
@@ -281,7 +281,7 @@ def launch_scale(out, x):
 
 
 def scale_op(samples):
-    @fused(forward=launch_scale)
+    @fused(forward=launch_scale, dtypes=(dtypes.float16, dtypes.float32))
     def doubled(x):
         """2 x of one axis."""
         return x * 2.0
@@ -346,7 +346,6 @@ def test_mutate_shows_what_samples_miss(define):
         ("cumsum", "scan.cumulate_kernel", ("last block dropped", "store mask dropped")),
         ("sum", "reduce.reduce_kernel", ("bound one short", "accumulator not cleared")),
         ("relu", "generated.relu_kernel", ("load mask dropped", "strides swapped")),
-        ("matmul", "matmul.tiled_kernel", ("accumulation dropped", "grid one short")),
     ],
 )
 def test_mutants_of_the_projects_kernels_are_killed(name, kernel, kinds):

@@ -87,7 +87,9 @@ inf, nan, pi, e = _math.inf, _math.nan, _math.pi, _math.e
 newaxis = None
 
 _LAZY_MODULES = ("nn", "optim", "utils", "vision", "testing")
-_LAZY_NAMES = {"save": "serialization", "load": "serialization", "interpret": "lab", "fuse": "compile"}
+_LAZY_NAMES = {
+    "save": "serialization", "load": "serialization", "interpret": "lab", "fuse": "compile",
+}  # fmt: skip
 _own = set(globals())  # creation functions, Python's names: these win over ops of the same name
 globals().update({k: v for k, v in ops.FUNCTIONS.items() if k not in _own})
 globals().update(_CPU_TYPES)

@@ -342,7 +342,12 @@ def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
             if o.is_floating_point():
                 o._node = Slot(node, i, o._data) if several else node
                 o._requires_grad = True
+        node.watch(outs)
     return outs if several else outs[0]
+
+
+_SPECS = 1024
+"""Signatures of a fused op whose result shapes are kept."""
 
 
 def fused_spec(op: Fused, arrays: tuple, attrs: dict[str, Any]) -> Any:
@@ -354,6 +359,8 @@ def fused_spec(op: Fused, arrays: tuple, attrs: dict[str, Any]) -> Any:
         symbols = [ShapeSymbol(s) if isinstance(s, Spec) else s for s in known]
         result = op.body(*symbols, **attrs)
         spec = tuple(r.spec for r in result) if isinstance(result, tuple) else result.spec
+        if len(op.infer_cache) >= _SPECS:  # attributes may change with every call (a seed)
+            op.infer_cache.clear()
         op.infer_cache[key] = spec
     return spec
 

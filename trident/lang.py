@@ -11,6 +11,7 @@ Files that use these start with ``from __future__ import annotations``, so that
 
 from __future__ import annotations
 
+import dis
 import functools
 import importlib.util
 import types
@@ -51,7 +52,10 @@ def _triton() -> Any:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    found = set(code.co_names)
+    """The globals that a function reads (``co_names`` would add attributes: tl.load is not
+    load).
+    """
+    found = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
             found |= _names(const)

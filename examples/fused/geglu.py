@@ -3,10 +3,10 @@
     y = gelu(gate + bias) * up
 
 In plain ops the activation reads and writes its operands four times. ``@trident.fuse`` captures the
-function once and emits one kernel forward (three arrays are read, one is written) and one backward, which
-computes gelu and its derivative again from ``gate`` and gives all three gradients: as C on the CPU, as
-Triton on a GPU. The gradient of the bias is a sum over rows: every program keeps a partial sum, and these
-are added in a fixed order.
+function once and emits one kernel forward (three arrays are read, one is written) and one backward,
+which computes gelu and its derivative again from ``gate`` and gives all three gradients: as C on
+the CPU, as Triton on a GPU. The gradient of the bias is a sum over rows: every program keeps a
+partial sum, and these are added in a fixed order.
 
 Compare ``swiglu.py``, the same kind of function with hand-written kernels.
 
@@ -67,7 +67,9 @@ def bench_variants(device: str) -> None:
 
     size = arrays[0].nbytes
     bench("forward", {"fused": forward(geglu), "plain ops": forward(geglu.fn)}, bytes=3 * size)
-    bench("forward and backward", {"fused": both(geglu), "plain ops": both(geglu.fn)}, bytes=8 * size)
+    bench(
+        "forward and backward", {"fused": both(geglu), "plain ops": both(geglu.fn)}, bytes=8 * size
+    )
 
 
 if __name__ == "__main__":

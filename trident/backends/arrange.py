@@ -1,7 +1,7 @@
 """Running a program: how its inputs lie along rows and columns, and what becomes of its outputs.
 
-Everything that the backends share is here. A backend's ``run_loops(program, loops, work)`` fills the
-stores and returns the partial sums.
+Everything that the backends share is here. A backend's ``run_loops(program, loops, work)`` fills
+the stores and returns the partial sums.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def merged(
 def run(program: Program, arrays: list[Any], sizes: dict[int, int], backend: Any) -> list[Any]:
     """The results of ``program`` on arrays of one device; None where one is not wanted.
 
-    ``sizes`` are those of the domain's axes, none of them 0; ``backend`` is the module that the arrays
-    belong to.
+    ``sizes`` are those of the domain's axes, none of them 0; ``backend`` is the module that the
+    arrays belong to.
     """
     values = list(arrays)
     for axes in program.counts.values():
@@ -73,7 +73,7 @@ def run(program: Program, arrays: list[Any], sizes: dict[int, int], backend: Any
     tail: list[Any] = []
     if program.tail is not None:
         operands = []
-        for (how, i), d in zip(program.tail_inputs, program.tail.input_dtypes):
+        for how, i in program.tail_inputs:
             if how == "partial":
                 operands.append(sums[i])
             elif i in program.counts:

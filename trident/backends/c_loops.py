@@ -1,8 +1,8 @@
 """The emitter's second dialect: a program as C loops.
 
-One function walks rows row0 to row1 and columns col0 to col1. Scalar formulas are the ops' Triton bodies,
-translated (``transpile.py``); the loops around them are plain ``for`` loops that the compiler vectorises.
-Sums are collected in vector lanes over 4096 columns and added up in double.
+One function walks rows row0 to row1 and columns col0 to col1. Scalar formulas are the ops' Triton
+bodies, translated (``transpile.py``); the loops around them are plain ``for`` loops that the
+compiler vectorises. Sums are collected in vector lanes over 4096 columns and added up in double.
 """
 
 from __future__ import annotations
@@ -130,10 +130,10 @@ class Emitter:
         want = self.loops.promoted[i - self.loops.n].compute
         texts, types = [], []
         for name, a in zip(node.op.operands, node.args):
-            text, kind = self.operand(a, want, name in node.op.untyped)
+            passed, kind = self.operand(a, want, name in node.op.untyped)
             types.append(kind)
-            if text is not None:
-                texts.append(text)
+            if passed is not None:
+                texts.append(passed)
         name, kind = self.module.function(node.op.triton, tuple(types), node.attrs)
         call = f"{name}({', '.join(texts)})"
         if kind != TYPES[result.name]:

@@ -16,7 +16,7 @@ from .c_loops import Layout
 from .transpile import Untranslatable
 
 KEEP = 1 << 16
-"""Longest row of which costly values are kept between passes: beyond, they would leave the cache."""
+"""Longest row of which costly values are kept between passes: a longer one leaves the cache."""
 SHARE = 1 << 17
 """Elements that are worth a thread: handing work over costs some 50 us."""
 
@@ -41,7 +41,9 @@ class Compiled:
 
 
 def run_loops(work: Work) -> list[np.ndarray] | None:
-    """Fill ``work.stores`` and return the partial sums; None where the program cannot be compiled."""
+    """Fill ``work.stores`` and return the partial sums; None where the program cannot be
+    compiled.
+    """
     known = work.program.__dict__.setdefault("compiled", {})
     if known is None:
         return None
@@ -71,12 +73,10 @@ class _Plan:
         self.flat = not p.cols
         self.row_axes, self.col_axes = p.rows, p.cols
         used = [i for i in _used(p) if i not in p.counts]
-        self.arrays = [work.arrays[i] for i in used]
         dims = [p.dims[i] for i in used]
+        pairs = list(zip((work.arrays[i] for i in used), dims))
         if not self.flat:
-            self.arrays = [_even(work, a, d, p.cols) for a, d in zip(self.arrays, dims)]
-        pairs = [(a if isinstance(a, np.ndarray) else a[0], d if isinstance(a, np.ndarray) else a[1])
-                 for a, d in zip(self.arrays, dims)]  # fmt: skip
+            pairs = [_even(work, a, d, p.cols) for a, d in pairs]
         pairs += list(zip(work.stores, (axes for _, axes in p.stores)))
         self.arrays = [a for a, _ in pairs]
         steps = [tuple(s // a.itemsize for s in a.strides) for a in self.arrays]
@@ -153,12 +153,12 @@ def _in_columns(work: Work, total: Any, d: Any, along_cols: bool) -> np.ndarray:
     return total.reshape(work.shape(work.program.cols)) if along_cols else total
 
 
-def _even(work: Work, a: np.ndarray, dims: tuple, cols: tuple) -> Any:
-    """``a``, or (a copy, its dims) where its column axes cannot be walked as one."""
+def _even(work: Work, a: np.ndarray, dims: tuple, cols: tuple) -> tuple[np.ndarray, tuple]:
+    """(``a``, its dims), of a copy where its column axes cannot be walked as one."""
     steps = strides_along(cols, dims, tuple(s // a.itemsize for s in a.strides))
     sizes, _ = merged(work.shape(cols), [steps])
     if len(sizes) <= 1:
-        return a
+        return a, dims
     rows = tuple(d for d in dims if d is not None and d not in cols)
     own = tuple(s for s, d in zip(a.shape, dims) if d is not None)
     order = [d for d in dims if d is not None]

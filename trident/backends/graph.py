@@ -26,8 +26,8 @@ class Ref:
 
 @dataclass(frozen=True)
 class Count:
-    """The number of elements along axes of the fused domain, as an argument of a node; capture makes
-    inputs of them, whose values are known at the launch."""
+    """The number of elements along axes of the fused domain, as an argument of a node; capture
+    makes inputs of them, whose values are known at the launch."""
 
     axes: frozenset[int]
 
@@ -95,9 +95,9 @@ class Graph:
         self, op: Any, args: tuple, attrs: dict[str, Any], promoted: DType | None = None
     ) -> Ref:
         for i, node in enumerate(self.nodes):  # common subexpressions: graphs are short
-            if node.op == op and _same(node.args, args) and node.attrs == attrs:
-                if node.promoted is promoted:
-                    return Ref(len(self.inputs) + i)
+            same = node.op == op and node.attrs == attrs and node.promoted is promoted
+            if same and _same(node.args, args):
+                return Ref(len(self.inputs) + i)
         self.nodes.append(GraphNode(op, args, attrs, promoted))
         return Ref(len(self.inputs) + len(self.nodes) - 1)
 

@@ -1,9 +1,10 @@
 """What a program computes where: the passes over a row, and what is known between them.
 
-Every value is of one class: ``full`` (differs along rows and columns), ``col``, ``row`` or ``one``. The
-level of a value is the number of reductions over the columns that must be finished before it is known.
-Pass p walks the columns once and computes the full and col values that its reductions, stores and partial
-sums need; values of an earlier pass are computed again, unless they are costly and were kept.
+Every value is of one class: ``full`` (differs along rows and columns), ``col``, ``row`` or ``one``.
+The level of a value is the number of reductions over the columns that must be finished before it is
+known. Pass p walks the columns once and computes the full and col values that its reductions,
+stores and partial sums need; values of an earlier pass are computed again, unless they are costly
+and were kept.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from ..dtypes import float32
 from .graph import Cast, Graph, Reduce, Ref
 
 CHEAP = frozenset(
-    "add sub mul neg abs positive where maximum minimum relu square eq ne lt le gt ge zero "
-    "squared_error clamp_min clamp_max clamp_both logical_and logical_or logical_not addcmul lerp "
-    "relu6 leaky_relu hardtanh hardsigmoid bitwise_and bitwise_or bitwise_not sign isnan isinf "
-    "div reciprocal sqrt rsqrt threshold floor ceil".split()
+    """
+    add sub mul neg abs positive where maximum minimum relu square eq ne lt le gt ge zero
+    squared_error clamp_min clamp_max clamp_both logical_and logical_or logical_not
+    addcmul lerp relu6 leaky_relu hardtanh hardsigmoid bitwise_and bitwise_or bitwise_not
+    sign isnan isinf div reciprocal sqrt rsqrt threshold floor ceil
+    """.split()  # noqa: SIM905
 )
 """Ops that are cheaper to compute again than to write down and read back."""
 

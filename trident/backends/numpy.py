@@ -387,6 +387,4 @@ def run_small(graph: Graph, operands: list, results: list[tuple[Shape, DType]]) 
         found = function(None, [widen(a) for a in operands], None)
     finally:
         quiet_reset(token)
-    return [
-        np.array(np.broadcast_to(_round(r, d), shape)) for r, (shape, d) in zip(found, results)
-    ]
+    return [np.array(np.broadcast_to(_round(r, d), shape)) for r, (shape, d) in zip(found, results)]

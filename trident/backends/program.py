@@ -1,19 +1,21 @@
 """A program: a captured graph arranged as one loop over rows and columns, for any backend.
 
-The axes of the fused domain are divided into columns (the axes that the function reduces, so that their
-results can be used again in the same row) and rows (all others). A reduction over the columns is finished
-within its row. One that goes over the rows too (a loss, the gradient of a bias) is accumulated on the way,
-and what is computed from its result is the ``tail``: a small elementwise graph that runs afterwards.
+The axes of the fused domain are divided into columns (the axes that the function reduces, so that
+their results can be used again in the same row) and rows (all others). A reduction over the columns
+is finished within its row. One that goes over the rows too (a loss, the gradient of a bias) is
+accumulated on the way, and what is computed from its result is the ``tail``: a small elementwise
+graph that runs afterwards.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from .graph import Count, Graph, GraphNode, Reduce, Ref
 from ..dtypes import dtype as DType
 from ..dtypes import float32
+from .graph import Count, Graph, GraphNode, Reduce, Ref
 
 Axes = frozenset[int]
 Dims = tuple[int | None, ...]
@@ -82,7 +84,7 @@ def domain_order(sequences: list[list[int]]) -> list[int]:
     """Axes in an order that agrees with the order of the dims of every tensor."""
     after: dict[int, set[int]] = {a: set() for seq in sequences for a in seq}
     for seq in sequences:
-        for a, b in zip(seq, seq[1:]):
+        for a, b in itertools.pairwise(seq):
             after[b].add(a)
     order: list[int] = []
     while after:
@@ -95,7 +97,9 @@ def domain_order(sequences: list[list[int]]) -> list[int]:
 
 
 def build(graph: Graph, dims: list[Dims], wanted: list[Wanted | None]) -> Program:
-    """Arrange ``graph`` (whose ``dims`` describe its inputs) so that it gives what is ``wanted``."""
+    """Arrange ``graph`` (whose ``dims`` describe its inputs) so that it gives what is
+    ``wanted``.
+    """
     graph, n_arrays, counts = _resolve_counts(graph, wanted)
     inputs = [frozenset(d for d in dd if d is not None) for dd in dims]
     inputs += [NONE] * len(counts)
@@ -108,7 +112,9 @@ def build(graph: Graph, dims: list[Dims], wanted: list[Wanted | None]) -> Progra
     return _arrange(graph, dims, counts, varies, moved, order, cols)
 
 
-def _resolve_counts(graph: Graph, wanted: list[Wanted | None]) -> tuple[Graph, int, dict[int, Axes]]:
+def _resolve_counts(
+    graph: Graph, wanted: list[Wanted | None]
+) -> tuple[Graph, int, dict[int, Axes]]:
     """The graph with an input in the place of each ``Count``."""
     n = len(graph.inputs)
     distinct: dict[Axes, int] = {}
@@ -149,8 +155,8 @@ def choose_columns(
 ) -> Axes:
     """The axes that become columns.
 
-    A reduction whose result meets the reduced axes again must be over the columns. Among the others,
-    the choice that serves most of them: their own axes, or the axes that they keep.
+    A reduction whose result meets the reduced axes again must be over the columns. Among the
+    others, the choice that serves most of them: their own axes, or the axes that they keep.
     """
     n = len(graph.inputs)
     reductions = _live_reductions(graph, wanted)
@@ -177,7 +183,7 @@ def choose_columns(
         candidates += [operand - node.op.axes]
     best, best_score = NONE, 0.0
     for c in dict.fromkeys(c for c in candidates if c):
-        score = sum(
+        score: float = sum(
             _fits(graph.nodes[i - n].op, varies[graph.nodes[i - n].args[0].index], c, order)
             for i in reductions
         )
@@ -208,10 +214,9 @@ def _kind(op: Reduce, operand: Axes, cols: Axes, rows: Axes) -> str:
     whole_rows = operand & rows in (NONE, rows)
     whole_cols = operand & cols in (NONE, cols)
     kept = operand - op.axes
-    if op.kind == "sum" and whole_rows and whole_cols and operand & rows <= op.axes:
-        if kept in (NONE, operand & cols) and (operand & rows or not kept):
-            return "cross"
-    return "spill"
+    over_rows = op.kind == "sum" and whole_rows and whole_cols and operand & rows <= op.axes
+    fits = kept in (NONE, operand & cols) and (operand & rows or not kept)
+    return "cross" if over_rows and fits else "spill"
 
 
 def _arrange(

@@ -1,11 +1,11 @@
 """The emitter on whole programs: reductions, partial sums and several outputs in one Triton kernel.
 
-Three forms of the same schedule (``loops.py``). ``flat``: no columns, a program owns a block of elements.
-``tile``: whole rows fit in a tile of ROWS x COLS, every input is read once. ``long``: rows are longer than
-a tile; each pass walks them in steps of COLS and reads again what it needs.
+Three forms of the same schedule (``loops.py``). ``flat``: no columns, a program owns a block of
+elements. ``tile``: whole rows fit in a tile of ROWS x COLS, every input is read once. ``long``:
+rows are longer than a tile; each pass walks them in steps of COLS and reads again what it needs.
 
-Where there are partial sums, a fixed number of programs shares the tiles, and each writes one partial sum
-that is added up afterwards: the same order every time, no atomics.
+Where there are partial sums, a fixed number of programs shares the tiles, and each writes one
+partial sum that is added up afterwards: the same order every time, no atomics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from ..runtime import DeviceArray, launch
 from . import emitter
 from .arrange import Work, merged, strides_along
 from .emitter import Registers, tl_name
-from .graph import Reduce
 from .loops import Loops
 
 FITS = 8192
@@ -194,9 +193,7 @@ class Text:
             acc = tl_name(d)
             if self.flat:
                 self.add(f"sum{j} = tl.zeros([BLOCK], {acc})")
-            elif not along_cols:
-                self.add(f"sum{j} = tl.zeros([ROWS, COLS], {acc})")
-            elif self.form.kind == "tile":
+            elif not along_cols or self.form.kind == "tile":
                 self.add(f"sum{j} = tl.zeros([ROWS, COLS], {acc})")
 
     def end_sums(self) -> None:
@@ -340,7 +337,8 @@ def _build(source: str, name: str, program: _Same) -> Jit:
 
 
 class _Same:
-    """Carries a graph through the cache; equal text means an equal kernel where the formulas are."""
+    """Carries a graph through the cache; equal text means an equal kernel where the formulas
+    are."""
 
     __slots__ = ("graph", "ops")
 
@@ -396,10 +394,7 @@ def run_loops(work: Work) -> list[DeviceArray]:
         *row_sizes[1:], *col_sizes[1:], *steps,
         INT64=wide, num_warps=reduce_kernels.warps(elements), **constants,
     )  # fmt: skip
-    return [
-        _added(device, part, d, along, work)
-        for part, (d, along) in zip(partials, p.partials)
-    ]
+    return [_added(device, part, d, along, work) for part, (d, along) in zip(partials, p.partials)]
 
 
 def _fits(device: Any) -> int:

@@ -1,9 +1,9 @@
 """Capture: a Python function is run once on traced values, and what it does becomes a graph.
 
-A traced value knows its shape and dtype, as a tensor would, and for each of its axes which axis of the
-fused domain that is. Axes get their identity from use: broadcasting two values against each other makes
-their axes the same one. So ``x.sum(-1) * w`` is understood for a ``w`` of shape (M,), and a value that
-lacks an axis (a weight, a mean) is known to be the same along it.
+A traced value knows its shape and dtype, as a tensor would, and for each of its axes which axis of
+the fused domain that is. Axes get their identity from use: broadcasting two values against each
+other makes their axes the same one. So ``x.sum(-1) * w`` is understood for a ``w`` of shape (M,),
+and a value that lacks an axis (a weight, a mean) is known to be the same along it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Trace:
             real = [self.find(d) for d in x.dims if d is not None]
             if len(set(real)) != len(real):
                 raise self.fail(
-                    f"two axes of {self.graph.inputs[x.ref.index]}, shape {x._shape}, would have to "
-                    "be the same one",
+                    f"two axes of {self.graph.inputs[x.ref.index]}, shape {x._shape}, would have "
+                    "to be the same one",
                     "A reduced value met the wrong axis: use keepdim=True",
                 )
         return min(a, b)
@@ -238,7 +238,8 @@ class Traced(Operators):
 
     def _written(self, what: str) -> FusionError:
         return self.trace.fail(
-            f"{what} writes in place", "Use the out-of-place form (x = x + y): a kernel's inputs stay"
+            f"{what} writes in place",
+            "Use the out-of-place form (x = x + y): a kernel's inputs stay",
         )
 
     def _in_place(self, _: Any) -> Any:

@@ -1,6 +1,7 @@
 """What primitives and views mean inside a fused function, in elementwise ops and reductions.
 
-A primitive that is not here (a matmul, a sort, a gather) cannot be part of one loop over the elements.
+A primitive that is not here (a matmul, a sort, a gather) cannot be part of one loop over the
+elements.
 """
 
 from __future__ import annotations
@@ -47,9 +48,7 @@ def mean(x: Any, *, dim: Any = None, keepdim: bool = False, dtype: Any = None) -
     axes = t.canonical([x.dims[a] for a in over])
     if not axes:
         return total
-    ref = t.node(
-        REGISTRY["div"], (total.ref, Count(axes)), {}, total.dtype, t.axes_of(total.ref)
-    )
+    ref = t.node(REGISTRY["div"], (total.ref, Count(axes)), {}, total.dtype, t.axes_of(total.ref))
     return type(x)(t, ref, total._shape, total.dtype, total.dims)
 
 
@@ -132,7 +131,7 @@ def reshape(x: Any, *, shape: Any) -> Any:
     if [s for s in wanted if s != 1] != [s for s in x._shape if s != 1]:
         raise x.trace.fail(
             f"reshape from {tuple(x._shape)} to {tuple(wanted)} moves elements between axes",
-            "Inside a fused function axes of size 1 can be added and removed; reshape before the call",
+            "Inside, only axes of size 1 come and go; reshape before the call",
         )
     real = iter([d for d in x.dims if d is not None])
     dims = tuple(None if s == 1 else next(real) for s in wanted)

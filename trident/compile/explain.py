@@ -57,8 +57,9 @@ def _texts(program: Program) -> list[str]:
 class Explanation:
     """A report on the last call of a fused function: ``print(f.explain())``.
 
-    ``bytes_forward`` and ``bytes_backward`` are what the kernels move, ``bytes_eager`` what the ops of
-    the forward pass would move one by one, ``saved`` the bytes kept for backward besides the arguments.
+    ``bytes_forward`` and ``bytes_backward`` are what the kernels move, ``bytes_eager`` what the ops
+    of the forward pass would move one by one, ``saved`` the bytes kept for backward besides the
+    arguments.
     """
 
     def __init__(self, f: Any) -> None:
@@ -70,7 +71,9 @@ class Explanation:
         self._plan = plan
         graph = plan.capture.graph
         self.operations = [
-            node.op.name for node in graph.nodes if not (isinstance(node.op, Cast) and node.op.detach)
+            node.op.name
+            for node in graph.nodes
+            if not (isinstance(node.op, Cast) and node.op.detach)
         ]
         self.bytes_eager = self._eager(plan.capture)
         self.bytes_forward = self._moved(plan.forward)
@@ -124,7 +127,9 @@ class Explanation:
             walks = f", {loops.depth} passes a row" if loops.depth > 1 else ""
             form = f"{rows:,} rows of {cols:,}{walks}"
         if program.partials:
-            form += f", {len(program.partials)} sum{'s' * (len(program.partials) > 1)} over all rows"
+            form += (
+                f", {len(program.partials)} sum{'s' * (len(program.partials) > 1)} over all rows"
+            )
         return form
 
     def __str__(self) -> str:

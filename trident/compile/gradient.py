@@ -1,7 +1,7 @@
 """The gradient of a captured graph, as more nodes of it: reverse mode on symbols.
 
-Elementwise nodes have their ``vjp`` from the registry. Where an operand lacks an axis that its node has,
-its gradient is summed over that axis: broadcasting is undone here, once, for all of them.
+Elementwise nodes have their ``vjp`` from the registry. Where an operand lacks an axis that its node
+has, its gradient is summed over that axis: broadcasting is undone here, once, for all of them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..backends.graph import Cast, Count, Graph, GraphNode, Reduce, Ref
+from ..backends.program import NONE, Axes, Wanted, value_axes
 from ..ops.registry import REGISTRY, ops
 from ..symbol import Symbol
-from ..backends.program import NONE, Axes, Wanted, value_axes
 
 
 class Backward:
     """The forward graph with gradients behind it.
 
-    graph: inputs are those of the forward graph, then one incoming gradient per output. ``grads``: per
-    forward input the value of its gradient, or None.
+    graph: inputs are those of the forward graph, then one incoming gradient per output. ``grads``:
+    per forward input the value of its gradient, or None.
     """
 
     def __init__(
@@ -52,9 +52,7 @@ class Backward:
                 self._give(at, self._undo(Symbol(graph, Ref(n + k)), self._varies(n + k), at))
         for k in range(len(forward.nodes) - 1, -1, -1):
             self._pull(n + m + k, graph.nodes[k])
-        self.grads = [
-            self.cotangents[i].ref if i in self.cotangents else None for i in range(n)
-        ]
+        self.grads = [self.cotangents[i].ref if i in self.cotangents else None for i in range(n)]
 
     def _operands(self, node: GraphNode) -> list[Ref]:
         return [a for a in node.args if isinstance(a, Ref)]
@@ -104,7 +102,8 @@ class Backward:
             return
         values: dict[str, Any] = {"g": g, "out": Symbol(graph, Ref(at))}
         for name, a in zip(node.op.operands, node.args):
-            values[name] = Symbol(graph, a) if isinstance(a, (Ref, Count)) else a
+            known: Any = a  # a count may stand in a symbol as a value does
+            values[name] = Symbol(graph, known) if isinstance(a, (Ref, Count)) else a
         values |= node.attrs
         result = node.op.vjp(**{k: v for k, v in values.items() if k in node.op.vjp_names})
         given = self._varies(at)

@@ -144,8 +144,6 @@ def check_fused_body(body: Any) -> None:
 def check_fused(op: Fused) -> None:
     """Launchers and residuals of ``op`` name what there is, and leave nothing unwritten."""
     kind, name = "fused", op.name
-    if op.forward is None and op.backward is None and not op.residuals:
-        return  # nothing is asked for by name
     own = (*op.operands, *op.attributes)
     gradients = tuple(f"d{n}" for n in op.operands)
     for n in own:

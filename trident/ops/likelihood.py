@@ -293,9 +293,10 @@ def _(draw):
     shape, target, weight = _class_samples(draw)
     attrs = {
         "reduction": draw.choice(["mean", "sum", "none"]),
-        "label_smoothing": draw.choice([0.0, 0.1]),
+        "label_smoothing": draw.choice([0.0, 0.1, 0.9]),
     }
-    return (draw.tensor(shape), target, weight), attrs
+    low = draw.choice([-2.0, -2.0, -602.0])  # far below 0, where exp(x) is 0
+    return (draw.tensor(shape, low=low, high=low + 4.0), target, weight), attrs
 
 
 @composite(method=False)

@@ -213,7 +213,7 @@ class bernoulli_draw:
             kernels.bernoulli(out, p, seed=seed, offset=offset)
 
     def samples(draw):
-        return (draw.tensor(draw.shape(0, 3), low=0.0, high=1.0),), {"seed": 5, "offset": 7}
+        return (draw.tensor(draw.shape(0, 5), low=0.0, high=1.0),), {"seed": 5, "offset": 7}
 
 
 @primitive(method=False)
@@ -242,7 +242,7 @@ class dropout_mask_apply:
 
     def samples(draw):
         attrs = {"p": draw.choice([0.0, 0.3, 0.8]), "seed": draw.integer(0, 2**40), "offset": 11}
-        return (draw.tensor(draw.shape(0, 3)),), attrs
+        return (draw.tensor(draw.shape(0, 5)),), attrs
 
 
 # -- what users call -------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ class View(Op):
 class Fused(Op):
     kind = "fused"
 
-    def __init__(self, body: Callable, **options: Any) -> None:
+    def __init__(self, body: Callable, launched: bool = True, **options: Any) -> None:
         declarations.check_fused_body(body)
         super().__init__(body.__name__, body.__doc__, body)
         self.body = body
@@ -258,9 +258,11 @@ class Fused(Op):
         self.infer_cache: dict = {}
         declarations.leftover(self.kind, self.name, options, _FUSED_OPTIONS)
         declarations.check_dtypes(self.kind, self.name, self.dtypes)
-        declarations.check_fused(self)
+        if launched:  # a function of fuse has no launchers that ask for arrays by name
+            declarations.check_fused(self)
         written = inspect.signature(self.backward).parameters if self.backward else {}
         self.written = tuple(f"d{n}" in written for n in self.operands)
+        self.reads_out = "out" in written
 
     def gives(self, mask: tuple[bool, ...]) -> bool:
         """Whether the backward launcher writes every gradient that ``mask`` wants."""
@@ -482,8 +484,8 @@ def fused(body: Callable | None = None, **options: Any) -> Any:
     ``dtype``) and attributes to a shape: ``{"r": lambda x, **_: x.shape[:1]}``. Residuals are
     float32, and float64 where an operand is.
 
-    Without ``forward`` the body runs. Without ``backward`` the gradient is the body's. A gradient that is differentiated again is the body's, too. ``dtypes`` are the
-    floating dtypes to test.
+    Without ``forward`` the body runs. Without ``backward`` the gradient is the body's. A gradient
+    that is differentiated again is the body's, too. ``dtypes`` are the floating dtypes to test.
 
     The op has two decorators for the tests: ``@op.samples`` on a function of ``draw`` that returns
     one random call ``(operands, attributes)``, and ``@op.check`` on a function of a call that

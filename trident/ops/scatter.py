@@ -111,6 +111,9 @@ class gather_along:
         return ops.scatter_sum(g, index, dim=dim, shape=x_spec.shape), None
 
     def samples(draw):
+        if draw.integer(0, 3) == 3:
+            shape = draw.box(5)
+            return (draw.tensor(shape), draw.ints(shape, -shape[1], shape[1])), {"dim": 1}
         n = draw.integer(1, 5)
         x = draw.tensor((draw.integer(2, 4), n, draw.integer(1, 3)))
         return (x, draw.ints((2, draw.size(0, 6, 70), x.shape[2]), -n, n)), {"dim": 1}
@@ -152,6 +155,10 @@ class scatter_sum:
         return ops.gather_along(g, index, dim=dim), None
 
     def samples(draw):
+        if draw.integer(0, 3) == 3:
+            shape = draw.box(5)
+            index = draw.ints(shape, -shape[1], shape[1])
+            return (draw.tensor(shape), index), {"dim": 1, "shape": (*shape[:-1], shape[-1] + 1)}
         n = draw.integer(1, 5)
         index = draw.ints((2, draw.size(0, 6, 70), 3), -n, n)  # 70: runs that span pieces
         return (draw.tensor(index.shape), index), {"dim": 1, "shape": (3, n, 4)}

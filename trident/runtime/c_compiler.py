@@ -1,7 +1,7 @@
 """The system's C compiler: text in, loaded function out, kept on disk.
 
-A compiled file is named by a hash of its text, the flags, the compiler and the processor, so that a home
-directory may be shared between machines. Nothing here knows what the code does.
+A compiled file is named by a hash of its text, the flags, the compiler and the processor, so that a
+home directory may be shared between machines. Nothing here knows what the code does.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from . import disk_cache
 
 FLAGS = (
     "-O3", "-std=gnu11", "-shared", "-fPIC", "-fopenmp-simd",
-    # NaN, infinities and signed zeros stay right: no -ffast-math, and nothing is contracted, so that a
-    # value computed twice is the same value
+    # NaN, infinities and signed zeros stay right: no -ffast-math, and nothing is contracted, so
+    # that a value computed twice is the same value
     "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off",
 )  # fmt: skip
 NATIVE = ("-march=native", "-mprefer-vector-width=512")
@@ -41,7 +41,8 @@ def find() -> str | None:
             return path
     if config.CC:
         warnings.warn(
-            f"the C compiler {config.CC!r} (TRIDENT_CC or CC) is not there; fused functions run in numpy",
+            f"the C compiler {config.CC!r} (TRIDENT_CC or CC) is not there; fused functions run in "
+            "numpy",
             stacklevel=2,
         )
     return None

@@ -1,7 +1,7 @@
 """Files that outlive the process: compiled C, tuning results. Bounded, and safe to delete.
 
-They lie in ``config.CACHE`` (``TRIDENT_CACHE``, else ``~/.cache/trident``), a folder per purpose. A file is
-written beside its place and renamed, so that a reader never sees half of one.
+They lie in ``config.CACHE`` (``TRIDENT_CACHE``, else ``~/.cache/trident``), a folder per purpose. A
+file is written beside its place and renamed, so that a reader never sees half of one.
 """
 
 from __future__ import annotations

@@ -412,6 +412,15 @@ class FusedNode(Node):
         self._shape = getattr(out, "shape", None)
         self._dtype = getattr(out, "dtype", None)
 
+    out_versions: tuple[tuple[Version, int], ...] = ()
+
+    def watch(self, outs: tuple) -> None:
+        """Notice when a result that the backward launcher reads is overwritten."""
+        if self.op.reads_out:
+            for o in outs:
+                o._version = o._version or Version()
+            self.out_versions = tuple((o._version, o._version.n) for o in outs)
+
     def pull(self, g: Any, graph: bool) -> tuple:
         for i, t in enumerate(self.args):
             if getattr(t, "_version", None) is not None:
@@ -421,6 +430,9 @@ class FusedNode(Node):
         mask = tuple(e is not None for e in self.edges)
         if graph or not self.op.gives(mask):
             return self._body_gradient(wrap(g, graph), mask, graph)
+        for v, n in self.out_versions:
+            if v.n != n:
+                self.overwritten("a result", self._shape or (), v)
         arrays = tuple(getattr(a, "_data", a) for a in self.args)
         backend: Any = backends.of(
             g if not isinstance(g, tuple) else next(x for x in g if x is not None)
@@ -432,9 +444,7 @@ class FusedNode(Node):
             )
         from ..backends import triton  # its kernels may have run on CPU arrays, in interpret()
 
-        return triton.fused_backward(
-            self.op, g, arrays, self.attrs, self.out, self.residuals, mask
-        )
+        return triton.fused_backward(self.op, g, arrays, self.attrs, self.out, self.residuals, mask)
 
     def _body_gradient(self, g: Any, mask: tuple, graph: bool) -> tuple:
         """The gradient of the body in plain ops, recorded when ``graph``."""

@@ -75,7 +75,7 @@ def sample(op: Op, draw: Draw, dtype: DType) -> Sample:
             f"{op.name}: the entry has no samples to test it with. Add them with "
             f"@{op.name}.samples, or give check_op(..., samples=lambda draw: ((x,), {{}}))"
         )
-    shape = draw.shape(0, 4 if draw.integer(0, 7) == 0 else 3)
+    shape = draw.shape(0, 4)
     args = []
     for name, domain in zip(op.operands, op.domain):
         own = shape

@@ -338,6 +338,11 @@ def _memory(args: tuple, restore: list[bytes] | None = None) -> list[bytes]:
     return found
 
 
+def _outside(jit: Jit) -> bool:
+    """Whether a kernel is not trident's own."""
+    return jit.fn.__module__.partition(".")[0] != "trident"
+
+
 def _first(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0][:160]
 
@@ -375,7 +380,7 @@ def mutate(
     op, more: ops as ``check_op`` takes them; several are checked together where they share a
     kernel. It needs the interpreted device (``TRITON_INTERPRET=1``, or ``with
     trident.interpret():``). examples: random calls a step, as in ``check_op``. kernels: only these,
-    by name ("softmax.softmax_kernel"). kinds: only these edits (the keys of
+    by name ("softmax.softmax_kernel"); if left out, your own, or for an op of trident all. kinds: only these edits (the keys of
     ``trident.testing.mutants.REASONS``). verbose: print each mutant as it ends. An edit that Triton
     cannot compile does not count. Survivors say what the samples of the op miss: usually a second
     block, a partial block, or an axis more.
@@ -389,6 +394,9 @@ def mutate(
         raise KernelError("mutate: kernels are broken under the interpreter only")
     subject = Subject((op, *more), examples)
     chosen = None if kinds is None else set(kinds)
+    if kernels is None:  # the copies and elementwise ops of trident around yours are not yours
+        own = {name_of(j) for k in subject.launched for j in _family(k) if _outside(j)}
+        kernels = own or None
     report = Report()
     for m in subject.mutants(kernels):
         if chosen is not None and m.site.kind not in chosen:

@@ -166,7 +166,10 @@ def _tensors(
         expanded = draw(st.sampled_from([a for a, s in enumerate(shape) if s > 1]))
         memory = tuple(1 if a == expanded else s for a, s in enumerate(shape))
     wide = np.float64 if d is dtypes.float64 else np.float32 if d.kind == "float" else d.np
-    array = draw(hnp.arrays(wide, memory, elements=_elements(d, interval))).astype(d.np)
+    # every element on its own where they are few: a shared fill value does not shrink well
+    fill = st.nothing() if math.prod(memory) <= 64 else None
+    elements = _elements(d, interval)
+    array = draw(hnp.arrays(wide, memory, elements=elements, fill=fill)).astype(d.np)
     if d in dtypes.HALVES:  # rounding may have left the interval
         lowest, highest = (np.asarray(v, d.np) for v in (interval.low, interval.high))
         array = np.clip(array, lowest, highest).astype(d.np)
