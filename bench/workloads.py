@@ -109,6 +109,37 @@ def gelu_chain(torch: Any) -> Callable[[], float]:
     return step
 
 
+def fused_chain(torch: Any, backward: bool, compiler: bool) -> Callable[[], float]:
+    """The same function through ``trident.fuse``, beside the eager one of the peer; the forward
+    alone is not recorded."""
+    rng = np.random.default_rng(0)
+    functional = importlib.import_module(f"{torch.__name__}.nn.functional")
+    a, b, c = (
+        torch.from_numpy(rng.standard_normal(1 << 22).astype(np.float32)).requires_grad_()
+        for _ in range(3)
+    )
+
+    def f(a: Any, b: Any, c: Any) -> Any:
+        return functional.gelu(a * b + c, approximate="tanh").sum()
+
+    if torch.__name__ == "trident":
+        if not compiler:
+            torch.config.CC = "none"
+        f = torch.fuse(f)
+
+    def forward() -> float:
+        with torch.no_grad():
+            return f(a, b, c).item()
+
+    def both() -> float:
+        loss = f(a, b, c)
+        loss.backward()
+        a.grad = b.grad = c.grad = None
+        return loss.item()
+
+    return both if backward else forward
+
+
 def _fill(torch: Any, model: Any, rng: np.random.Generator) -> None:
     """The same random weights for every library."""
     with torch.no_grad():
@@ -131,6 +162,10 @@ WORKLOADS: dict[str, tuple[Callable[[Any], Callable[[], float]], int]] = {
     "lenet": (lenet, 1),
     "chain": (chain, CHAIN),
     "gelu_chain": (gelu_chain, 1),
+    "fused_forward": (lambda torch: fused_chain(torch, False, True), 1),
+    "fused_both": (lambda torch: fused_chain(torch, True, True), 1),
+    "fused_forward_numpy": (lambda torch: fused_chain(torch, False, False), 1),
+    "fused_both_numpy": (lambda torch: fused_chain(torch, True, False), 1),
 }
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import trident
 from trident.ops.registry import REGISTRY
 from trident.testing import Draw, check_op
-from trident.testing.check import ONCE, steps
+from trident.testing.check import once, steps
 from trident.testing.draw import HypothesisDraw
 
 OPS = list(REGISTRY.values())
@@ -34,11 +34,11 @@ def pytest_generate_tests(metafunc):
 
 
 def test_op(op_step, device):
-    _, name, step = op_step
+    op, name, step = op_step
     more = settings().max_examples // 20 or 1  # the `full` profile multiplies
 
     @settings(
-        max_examples=1 if name in ONCE else EXAMPLES[device] * more,
+        max_examples=1 if once(op, name) else EXAMPLES[device] * more,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,

@@ -107,7 +107,8 @@ def _finish(o: Output | None, work: Work, tail: list[Any], backend: Any) -> Any:
         return None
     shape = tuple(1 if d is None else work.sizes[d] for d in o.dims)
     if o.how == "tail":
-        return tail[o.index].reshape(shape)
+        data = tail[o.index]
+        return data if tuple(data.shape) == shape else data.reshape(shape)
     data = work.stores[o.index]
     if o.how == "spill":
         data = backend.sum_to(data, tuple(work.sizes[a] if a in o.dims else 1 for a in o.axes))
@@ -118,7 +119,8 @@ def _finish(o: Output | None, work: Work, tail: list[Any], backend: Any) -> Any:
     if order != tuple(range(len(order))):  # the columns are not the last axes
         data = data.reshape(work.shape(tuple(kept)))
         data = backend.copy(data.transpose(order))
-    return data.reshape(shape)
+    # not a view where it need not be one: backward may then hand the array on without a copy
+    return data if tuple(data.shape) == shape else data.reshape(shape)
 
 
 __all__ = ["Work", "merged", "run", "strides_along"]

@@ -20,6 +20,9 @@ KEEP = 1 << 16
 SHARE = 1 << 17
 """Elements that are worth a thread: handing work over costs some 50 us."""
 
+PLACES = 256
+"""Shapes and strides of which a program remembers how they are passed."""
+
 
 def available() -> bool:
     """Whether programs can be compiled here."""
@@ -44,17 +47,27 @@ def run_loops(work: Work) -> list[np.ndarray] | None:
     """Fill ``work.stores`` and return the partial sums; None where the program cannot be
     compiled.
     """
-    known = work.program.__dict__.setdefault("compiled", {})
-    if known is None:
+    p = work.program
+    places: dict[tuple, _Place] | None = p.__dict__.setdefault("places", {})
+    if places is None:
         return None
-    plan = _Plan(work, known)
-    try:
-        compiled = plan.compiled()
-    except (Untranslatable, c_compiler.CompileError) as error:
-        _report(work.program.graph.name, str(error))
-        work.program.__dict__["compiled"] = None
-        return None
-    return plan.run(compiled)
+    pairs = [(work.arrays[i], p.dims[i]) for i in _used(p)]
+    if p.cols:
+        pairs = [_even(work, a, d, p.cols) for a, d in pairs]
+    pairs += [(out, axes) for out, (_, axes) in zip(work.stores, p.stores)]
+    key = (*[(a.shape, a.strides) for a, _ in pairs], *work.sizes.values())
+    place = places.get(key)
+    if place is None:
+        try:
+            place = _Place(work, pairs)
+        except (Untranslatable, c_compiler.CompileError) as error:
+            _report(p.graph.name, str(error))
+            p.__dict__["places"] = None
+            return None
+        if len(places) >= PLACES:
+            places.clear()
+        places[key] = place
+    return place.run(work, [a for a, _ in pairs])
 
 
 @functools.lru_cache(maxsize=64)
@@ -64,83 +77,80 @@ def _report(name: str, text: str) -> None:
     )
 
 
-class _Plan:
-    """The operands of one run as the C function wants them."""
+class _Place:
+    """How operands of these shapes and strides are passed to the C function of their layout."""
 
-    def __init__(self, work: Work, known: dict[Layout, Compiled]) -> None:
-        self.work, self.known = work, known
+    def __init__(self, work: Work, pairs: list[tuple[np.ndarray, tuple]]) -> None:
         p = work.program
-        self.flat = not p.cols
-        self.row_axes, self.col_axes = p.rows, p.cols
-        used = [i for i in _used(p) if i not in p.counts]
-        dims = [p.dims[i] for i in used]
-        pairs = list(zip((work.arrays[i] for i in used), dims))
-        if not self.flat:
-            pairs = [_even(work, a, d, p.cols) for a, d in pairs]
-        pairs += list(zip(work.stores, (axes for _, axes in p.stores)))
-        self.arrays = [a for a, _ in pairs]
-        steps = [tuple(s // a.itemsize for s in a.strides) for a in self.arrays]
-        rows = [strides_along(p.rows, d, st) for (_, d), st in zip(pairs, steps)]
-        sizes, rows = merged(work.shape(p.rows), rows)
-        if self.flat:  # the innermost axis is what the inner loop walks
-            inner, col_steps = (sizes[-1], [r[-1] for r in rows]) if sizes else (1, [0] * len(rows))
-            sizes, rows = sizes[:-1], [r[:-1] for r in rows]
-        else:
-            cols = [strides_along(p.cols, d, st) for (_, d), st in zip(pairs, steps)]
+        steps = [(tuple(s // a.itemsize for s in a.strides), d) for a, d in pairs]
+        sizes, rows = merged(work.shape(p.rows), [strides_along(p.rows, d, st) for st, d in steps])
+        col_steps = [0] * len(rows)
+        self.n_cols = 1
+        if p.cols:
+            cols = [strides_along(p.cols, d, st) for st, d in steps]
             both, cols = merged(work.shape(p.cols), cols)
-            inner, col_steps = (both[0], [c[0] for c in cols]) if both else (1, [0] * len(rows))
-        self.n_rows, self.n_cols = int(np.prod(sizes, dtype=np.int64)), inner
+            if both:
+                self.n_cols, col_steps = both[0], [c[0] for c in cols]
+        elif sizes:  # flat: the innermost axis is what the inner loop walks
+            self.n_cols, col_steps = sizes[-1], [r[-1] for r in rows]
+            sizes, rows = sizes[:-1], [r[:-1] for r in rows]
+        self.n_rows = int(np.prod(sizes, dtype=np.int64))
         kinds = tuple([s if s in (0, 1) else None for s in col_steps])
-        self.layout = Layout(max(len(sizes), 1), kinds, inner <= KEEP)
         packed: list[int] = list(sizes) or [1]
         for r, step, kind in zip(rows, col_steps, kinds):
             packed += r or (0,)
             if kind is None:
                 packed.append(step)
         self.packed = np.array(packed, np.int64)
+        known: dict[Layout, Compiled] = p.__dict__.setdefault("compiled", {})
+        layout = Layout(max(len(sizes), 1), kinds, self.n_cols <= KEEP)
+        if layout not in known:
+            known[layout] = Compiled(p, layout)
+        self.compiled = known[layout]
+        self.over_cols = self.n_rows == 1 and self.compiled.divisible
 
-    def compiled(self) -> Compiled:
-        found = self.known.get(self.layout)
-        if found is None:
-            found = self.known[self.layout] = Compiled(self.work.program, self.layout)
-        return found
-
-    def run(self, c: Compiled) -> list[np.ndarray]:
-        p = self.work.program
-        over_cols = self.n_rows == 1 and c.divisible
-        total = self.n_rows * self.n_cols
-        count = max(min(host_threads.get_num_threads(), total // SHARE), 1)
-        count = min(count, self.n_cols if over_cols else self.n_rows)
-        ends = [(self.n_cols if over_cols else self.n_rows) * k // count for k in range(count + 1)]
+    def run(self, work: Work, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Call the function, in as many threads as the work is worth; the partial sums."""
+        p, c, n_cols = work.program, self.compiled, self.n_cols
+        length = n_cols if self.over_cols else self.n_rows
+        count = 1
+        if self.n_rows * n_cols >= 2 * SHARE:
+            count = min(host_threads.get_num_threads(), self.n_rows * n_cols // SHARE, length)
         sums = []
         for d, along_cols in p.partials:
-            shape = (count, self.n_cols) if along_cols else (count,)
+            shape = (count, n_cols) if along_cols else (count,)
             wide = d.np if along_cols else (np.float64 if d.kind == "float" else np.int64)
             sums.append(np.zeros(shape, wide))
-        kept = [np.empty((count, self.n_cols), d.np) for d in c.kept]
-        base = [_address(a) for a in self.arrays]
-        numbers = np.array([self.work.arrays[i] for i in p.counts], np.float64)
-        moving = [(_address(a), a.strides[0]) for a in (*sums, *kept)]
+        kept = [np.empty((count, n_cols), d.np) for d in c.kept]
+        base = [_address(a) for a in arrays]
+        numbers = np.array([work.arrays[i] for i in p.counts], np.float64)
+        own = [(_address(a), a.strides[0]) for a in (*sums, *kept)]
+        fixed = _address(self.packed), _address(numbers)
 
         def task(k: int) -> None:
-            pointers = np.array([*base, *(at + k * step for at, step in moving)], np.uint64)
-            rows = (0, 1) if over_cols else (ends[k], ends[k + 1])
-            cols = (ends[k], ends[k + 1]) if over_cols else (0, self.n_cols)
-            c.function(_address(self.packed), _address(pointers), _address(numbers), *rows, *cols)
+            pointers = np.array([*base, *[at + k * step for at, step in own]], np.uint64)
+            part = length * k // count, length * (k + 1) // count
+            rows, cols = ((0, 1), part) if self.over_cols else (part, (0, n_cols))
+            c.function(fixed[0], _address(pointers), fixed[1], *rows, *cols)
 
-        host_threads.run(task, count)
-        found = []
-        for s, (d, along_cols) in zip(sums, p.partials):
-            total_sum = s[0] if count == 1 else np.add.reduce(s, axis=0)
-            found.append(_in_columns(self.work, total_sum, d, along_cols))
-        return found
+        if count == 1:
+            task(0)
+        else:
+            host_threads.run(task, count)
+        return [
+            _in_columns(work, s[0] if count == 1 else np.add.reduce(s, axis=0), d, along_cols)
+            for s, (d, along_cols) in zip(sums, p.partials)
+        ]
 
 
 def _used(program: Any) -> list[int]:
+    """The inputs that are arrays and are read."""
     n = len(program.graph.inputs)
     known = program.__dict__.get("used")
     if known is None:
-        known = program.__dict__["used"] = [i for i in program.graph.live() if i < n]
+        live = program.graph.live()
+        known = [i for i in live if i < n and i not in program.counts]
+        program.__dict__["used"] = known
     return known
 
 

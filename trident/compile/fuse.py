@@ -42,6 +42,9 @@ class FusedFunction:
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.signature = inspect.signature(fn)
+        found = self.signature.parameters.values()
+        named = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in found)
+        self.plain = tuple(p.name for p in found) if named else ()
         self.captures: OrderedDict[tuple, Any] = OrderedDict()
         self.made = 0
         self.last: tuple[Plan, dict[int, int], str] | None = None
@@ -69,9 +72,12 @@ class FusedFunction:
         return self.fn(*bound.args, **bound.kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound = self.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = bound.arguments
+        if not kwargs and len(args) == len(self.plain):
+            arguments = dict(zip(self.plain, args))
+        else:
+            bound = self.signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            arguments = bound.arguments
         names = [n for n, a in arguments.items() if isinstance(a, Tensor)]
         tensors = [arguments[n] for n in names]
         if not tensors or any(t._data.size == 0 for t in tensors):

@@ -39,10 +39,11 @@ def _check_columns(
 
 def _draw(draw: Any) -> tuple[Sizes, Sizes, Sizes, dict[str, Any]]:
     """Shapes of image and columns, the kernel, and attributes, of one random unfold."""
-    kernel = tuple(draw.integer(1, 3) for _ in range(2))
-    stride = tuple(draw.integer(1, 3) for _ in range(2))
-    padding = tuple(draw.integer(0, 2) for _ in range(2))
-    dilation = tuple(draw.integer(1, 2) for _ in range(2))
+    ndim = draw.integer(2, 3)
+    kernel = tuple(draw.integer(1, 3) for _ in range(ndim))
+    stride = tuple(draw.integer(1, 3) for _ in range(ndim))
+    padding = tuple(draw.integer(0, 2) for _ in range(ndim))
+    dilation = tuple(draw.integer(1, 2) for _ in range(ndim))
     size = tuple(
         max(d * (k - 1) + 1 - 2 * p, 1) + draw.integer(0, 3)
         for k, p, d in zip(kernel, padding, dilation)

@@ -339,7 +339,9 @@ def grad(
                 )
             grads.append(None)
             continue
-        grads.append(g if create_graph else node.tensor_of(_owned(g, 9)))
+        # one reference more than _owned counts: the dict's
+        owned = g if create_graph else node.tensor_of(_owned(g, sys.getrefcount(g) - 1))
+        grads.append(owned)
     return tuple(grads)
 
 

@@ -131,6 +131,22 @@ def leaves_of(op: Op, args: tuple, device: str) -> tuple:
     )
 
 
+@contextmanager
+def plain_cpu() -> Iterator[None]:
+    """The CPU as it is: inside ``trident.interpret()`` a fused op would run its kernels on CPU
+    tensors too, and be compared with itself."""
+    token = config.interpreting.set(None)
+    try:
+        yield
+    finally:
+        config.interpreting.reset(token)
+
+
+def on(device: str) -> Any:
+    """The context in which ``device`` is itself."""
+    return plain_cpu() if device == "cpu" else nullcontext()
+
+
 def run(op: Op, args: tuple, attrs: dict) -> tuple[Tensor, ...]:
     """The op's results as a tuple."""
     result = function_of(op)(*args, **attrs)
@@ -157,7 +173,8 @@ def oracle(op: Op, args: tuple, attrs: dict) -> tuple[np.ndarray, ...]:
     if isinstance(op, (Elementwise, Primitive, View)):
         attrs = {k: (dtypes.float64 if v in dtypes.HALVES or v is dtypes.float32 else v)
                  if isinstance(v, DType) else v for k, v in attrs.items()}  # fmt: skip
-    result = run(op, tensors(tuple(wider(a) for a in args), "cpu"), attrs)
+    with plain_cpu():
+        result = run(op, tensors(tuple(wider(a) for a in args), "cpu"), attrs)
     return tuple(r.detach()._host() for r in result)
 
 

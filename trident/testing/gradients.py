@@ -18,6 +18,8 @@ from .cases import (
     function_of,
     leaves_of,
     length_of,
+    on,
+    plain_cpu,
     run,
     sample,
     strict,
@@ -88,7 +90,8 @@ def check_gradient_kernel(op: Op, draw: Draw, dtype: DType, device: str) -> None
         results = []
         seed = draw.integer(0, 99)
         for where in ("cpu", device):
-            found = _gradients(op, args, attrs, where, seed)
+            with on(where):
+                found = _gradients(op, args, attrs, where, seed)
             if found is None:
                 return
             results.append(found)
@@ -129,7 +132,8 @@ def check_kinks(op: Op, draw: Draw, dtype: DType = dtypes.float64, device: str =
     for i in range(op.arity):
         args = [rng.uniform(0.5, 2.0, n) for _ in range(op.arity)]
         args[i] = np.array(kinks, np.float64)
-        found = _slopes(op, tuple(args), attrs, i, "cpu")
+        with plain_cpu():
+            found = _slopes(op, tuple(args), attrs, i, "cpu")
         if found is None:
             continue
         here = f"{op.name} at {dict(zip(('kink',) * 1, [kinks]))['kink']}, operand {i}"

@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import dtypes, runtime
 from ..dtypes import dtype as DType
-from ..errors import DeviceError, DTypeError, ShapeError, TridentError
+from ..errors import DeviceError, DTypeError, IndexBoundsError, ShapeError, TridentError
 from ..ops.registry import Elementwise, Op
-from .cases import function_of, run, sample, tensors
+from .cases import function_of, plain_cpu, run, sample, tensors, tiles
 from .draw import Draw
 
 
@@ -20,8 +20,11 @@ def check_errors(op: Op, draw: Draw, dtype: DType, device: str) -> None:
         _shapes(op, dtype, device)
         _dtype_kind(op, device)
         _devices(op, dtype, device)
-    elif hasattr(op, "infer") and _called_by_users(op):
-        _ranks(op, draw, dtype, device)
+    elif hasattr(op, "infer"):
+        if _called_by_users(op):
+            _ranks(op, draw, dtype, device)
+        if device != "cpu" and not op.name.endswith("_backward"):  # rules pass what was checked
+            _indices(op, draw, dtype, device)
 
 
 def _called_by_users(op: Op) -> bool:
@@ -73,6 +76,32 @@ def _devices(op: Elementwise, dtype: DType, device: str) -> None:
         tensors((_ones(op, (2,), dtype, i),), "cpu" if i else device)[0] for i in range(op.arity)
     )
     _raises(op, args, DeviceError, "tensors on two devices", op.name)
+
+
+def _indices(op: Op, draw: Draw, dtype: DType, device: str) -> None:
+    """An index out of range that the CPU refuses is refused on the device, wherever it stands."""
+    with tiles(draw, device, dtype):
+        args, attrs = sample(op, draw, dtype)
+        for i, a in enumerate(args):
+            if not isinstance(a, np.ndarray) or a.dtype != np.int64 or not a.size:
+                continue
+            bad = np.array(a)
+            bad.flat[draw.choice([0, a.size - 1, draw.integer(0, a.size - 1)])] = 10**6
+            wrong = (*args[:i], bad, *args[i + 1 :])
+            try:
+                with plain_cpu():
+                    run(op, tensors(wrong, "cpu"), attrs)
+            except IndexBoundsError:
+                try:
+                    run(op, tensors(wrong, device), attrs)
+                except IndexBoundsError:
+                    continue
+                raise AssertionError(
+                    f"{op.name}: {op.operands[min(i, len(op.operands) - 1)]} holds 1000000, which "
+                    f"the CPU refuses and {device} does not"
+                ) from None
+            except Exception:  # it is no index, or checked elsewhere
+                continue
 
 
 def _ranks(op: Op, draw: Draw, dtype: DType, device: str) -> None:

@@ -29,7 +29,7 @@ from ..ops.registry import Op
 from ..runtime import DeviceArray
 from . import mutants
 from .cases import draw_for, record_of
-from .check import ONCE, steps
+from .check import once, steps
 from .mutants import Site
 
 GENERATED = "trident.generated"
@@ -148,7 +148,7 @@ def trials_of(op: Op, examples: int, seed: int = 0) -> list[Trial]:
     """The trials of an op, each run once on the unbroken kernels: all must pass."""
     found = []
     for name, run in steps(op, "cuda"):
-        for k in range(examples if name not in ONCE else 0):
+        for k in range(0 if once(op, name) else examples):
             trial = Trial(op, name, seed + k, run)
 
             def note(
@@ -380,8 +380,8 @@ def mutate(
     op, more: ops as ``check_op`` takes them; several are checked together where they share a
     kernel. It needs the interpreted device (``TRITON_INTERPRET=1``, or ``with
     trident.interpret():``). examples: random calls a step, as in ``check_op``. kernels: only these,
-    by name ("softmax.softmax_kernel"); if left out, your own, or for an op of trident all. kinds: only these edits (the keys of
-    ``trident.testing.mutants.REASONS``). verbose: print each mutant as it ends. An edit that Triton
+    by name ("softmax.softmax_kernel"); if left out, your own, or for an op of trident all. kinds:
+    only these edits (the keys of ``trident.testing.mutants.REASONS``). verbose: print each mutant as it ends. An edit that Triton
     cannot compile does not count. Survivors say what the samples of the op miss: usually a second
     block, a partial block, or an axis more.
 
