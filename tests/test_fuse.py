@@ -7,6 +7,8 @@ numpy form run.
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 
 import numpy as np
@@ -349,24 +351,60 @@ def test_sizes_that_the_function_reads_are_captured_again():
     assert fused.made == 2
 
 
+class Settings:
+    slope = 0.5
+
+
 scale = 2.0
+settings_of_all = Settings()
 
 
-def test_numbers_from_outside_are_part_of_the_key():
-    global scale
+def shifted(x):
+    return x + scale
+
+
+def test_what_is_read_from_outside_is_part_of_the_key(monkeypatch):
+    own, weights = Settings(), [1.5]
     inner = 3.0
 
     def f(x):
-        return x * scale + inner
+        def part(v):
+            return v * settings_of_all.slope
+
+        return shifted(x) * inner + part(x) * own.slope * weights[-1]
 
     fused = trident.fuse(f)
     x = trident.randn(4)
-    assert_close(fused(x), x * 2.0 + 3.0)
-    scale, inner = 5.0, 7.0
+    assert_close(fused(x), f(x))
+    for change in (
+        lambda: monkeypatch.setitem(globals(), "scale", 5.0),
+        lambda: monkeypatch.setattr(settings_of_all, "slope", -1.5),
+        lambda: monkeypatch.setattr(own, "slope", 4.0),
+        lambda: weights.append(2.0),
+    ):
+        change()
+        assert_close(fused(x), f(x))
+    inner = -7.0
+    assert_close(fused(x), f(x))
+    assert fused.made == 6
+    fused(x)
+    assert fused.made == 6
+
+
+def test_the_default_dtype_and_signed_zeros_are_part_of_the_key():
+    fused = trident.fuse(lambda k, z: k * 0.5 / z)
+    k = trident.tensor([1, 2])
+    assert fused(k, 0.0).tolist() == [float("inf")] * 2
+    assert fused(k, -0.0).tolist() == [-float("inf")] * 2
+    trident.set_default_dtype(trident.float64)
     try:
-        assert_close(fused(x), x * 5.0 + 7.0)
+        assert fused(k, 2.0).dtype is trident.float64
     finally:
-        scale = 2.0
+        trident.set_default_dtype(trident.float32)
+    assert fused(k, 2.0).dtype is trident.float32
+    for _ in range(20):
+        fused(k, float("nan"))
+    assert fused.made == 5
 
 
 def test_arguments_by_keyword_defaults_and_flags():
@@ -380,8 +418,9 @@ def test_arguments_by_keyword_defaults_and_flags():
     assert_close(f(x), f.fn(x))
     assert_close(f(x, w=w, slope=0.5), f.fn(x, w, slope=0.5))
     assert_close(f(w=w, x=x, square=True), f.fn(x, w, square=True))
-    with pytest.raises(FusionError, match=r"argument slope is a list; .*hashable"):
-        f(x, slope=[1])
+    for bad in ([1], (1, {}), Settings()):
+        with pytest.raises(FusionError, match=r"argument slope is a (list|dict|Settings), whose"):
+            f(x, slope=bad)
 
 
 def test_names_that_generated_code_uses(form, device):
@@ -418,6 +457,7 @@ def test_many_captures_are_reported_and_bounded():
             r"mul uses a tensor of shape \(4,\) that is not an argument",
         ),
         (lambda x: x - x.mean(-1), r"two axes of x, shape \(4, 4\)"),
+        (lambda x: x * np.ones(4), r"mul uses a numpy array of shape \(4,\)"),
         (lambda x: x[0] * 2, r"takes a part of a tensor"),
         (lambda x: trident.sort(x)[0], r"cannot be part of one loop"),
         (lambda x: (x - x.mean(-1, keepdim=True)) * x.sum(0), r"reduces over different axes"),
@@ -483,20 +523,18 @@ def test_in_a_graph_with_other_ops(device):
         assert not act(x @ w1, b1).requires_grad
 
 
-def test_methods_and_nesting(device):
-    class Block:
-        slope = 0.2
+@trident.fuse
+def doubled(x):
+    return x * 2.0
 
-        @trident.fuse
-        def forward(self, x):
-            return trident.where(x > 0, x, x * self.slope)
 
+def test_nesting_copies_and_pickles(device):
     x = trident.randn(3, 4, device=device)
-    block = Block()
-    assert_close(block.forward(x), trident.where(x > 0, x, x * 0.2))
     inner = trident.fuse(lambda v: trident.tanh(v) * 2.0)
     outer = trident.fuse(lambda v: inner(v) + 1.0)
     assert_close(outer(x), trident.tanh(x) * 2.0 + 1.0)
+    assert copy.deepcopy(outer) is outer
+    assert pickle.loads(pickle.dumps(doubled)) is doubled
 
 
 def test_check_op_takes_a_fused_function():

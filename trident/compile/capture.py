@@ -277,9 +277,10 @@ class Traced(Operators):
     def _apply(self, op: Op, args: tuple, attrs: dict[str, Any]) -> Any:
         t = self.trace
         for a in args:
-            if hasattr(a, "_data"):
+            if hasattr(a, "_data") or isinstance(a, np.ndarray):
+                what = "tensor" if hasattr(a, "_data") else "numpy array"
                 raise t.fail(
-                    f"{op.name} uses a tensor of shape {tuple(a.shape)} that is not an argument",
+                    f"{op.name} uses a {what} of shape {tuple(a.shape)} that is not an argument",
                     "Pass it as an argument, so that later calls see its values then",
                 )
         if op.kind == "elementwise":

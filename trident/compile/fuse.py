@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from .. import dtypes
 from ..backends import arrange
 from ..backends import of as backend_of
 from ..backends.program import Unfusable
@@ -24,6 +25,7 @@ from ..tape.grad_mode import _enabled
 from ..tape.node import Slot, Version
 from ..tape.storage import settle
 from ..tensor import Tensor, tensor_of
+from . import guards
 from .node import FuseNode, one_device
 from .plan import Capture, Plan
 
@@ -37,6 +39,7 @@ class FusedFunction:
     """What ``fuse`` returns: call it like the function it was made of."""
 
     __name__: str
+    __qualname__: str
 
     def __init__(self, fn: Callable) -> None:
         functools.update_wrapper(self, fn)
@@ -48,7 +51,7 @@ class FusedFunction:
         self.captures: OrderedDict[tuple, Any] = OrderedDict()
         self.made = 0
         self.last: tuple[Plan, dict[int, int], str] | None = None
-        self.globals = _numbers_outside(fn)
+        self.outside = guards.outside(fn)
         self.op = Fused(fn, launched=False)
         """What ``check_op`` reads: the body is the meaning."""
         self.op.function = self
@@ -58,8 +61,11 @@ class FusedFunction:
         self.op.samples = draw
         return draw
 
-    def __get__(self, instance: Any, owner: Any) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+    def __deepcopy__(self, memo: dict) -> FusedFunction:
+        return self  # as a plain function: a copy of a module shares it
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by name, as a plain function
 
     def __repr__(self) -> str:
         return f"<fused function {self.__name__}>"
@@ -91,27 +97,26 @@ class FusedFunction:
     def _capture(self, arguments: dict[str, Any], names: list[str], tensors: list) -> Any:
         shapes = tuple([t._data.shape for t in tensors])
         others = tuple([
-            (n, a.__class__, a) for n, a in arguments.items() if not isinstance(a, Tensor)
+            (n, guards.frozen(a)) for n, a in arguments.items() if not isinstance(a, Tensor)
         ])  # fmt: skip
         key = (
             tuple(names), tuple([t._data.dtype for t in tensors]), others,
-            tuple([read() for read in self.globals]),
+            tuple([read() for read in self.outside]), dtypes.get_default_dtype(),
         )  # fmt: skip
         loose = (*key, tuple([tuple([s == 1 for s in sh]) for sh in shapes]))
         try:
             capture = self.captures.get(loose)
-        except TypeError:
-            bad = next(n for n, _, a in others if a.__class__.__hash__ is None)
-            raise FusionError(
-                f"fuse: {self.__name__}: argument {bad} is a {type(arguments[bad]).__name__}; "
-                "arguments that are not tensors must be hashable (numbers, strings, tuples)"
-            ) from None
+        except TypeError:  # something that cannot be hashed
+            capture = None
         if capture == "exact":
             loose = (*key, shapes)
             capture = self.captures.get(loose)
         if capture is not None:
             self.captures.move_to_end(loose)
             return capture
+        for n, a in arguments.items():
+            if not isinstance(a, Tensor):
+                guards.check_argument(self.__name__, n, a)
         try:
             capture = Capture(self, arguments, names)
             capture.plan((False,) * len(names))
@@ -182,52 +187,14 @@ class FusedFunction:
         return Explanation(self)
 
 
-def _numbers_outside(fn: Callable, depth: int = 3) -> list[Callable[[], Any]]:
-    """Readers of the numbers, strings and flags that ``fn`` takes from outside: they are part of
-    the key, so that a change of one is seen."""
-    readers: list[Callable[[], Any]] = []
-    code = getattr(fn, "__code__", None)
-    if code is None:
-        return readers
-    space = fn.__globals__  # type: ignore[attr-defined]
-    plain = (bool, int, float, str, tuple, type(None))
-
-    def in_globals(name: str) -> Callable[[], Any]:
-        def read() -> Any:
-            value = space.get(name)
-            return (value.__class__, value) if isinstance(value, plain) else id(value)
-
-        return read
-
-    def in_cell(cell: Any) -> Callable[[], Any]:
-        def read() -> Any:
-            value = cell.cell_contents
-            return (value.__class__, value) if isinstance(value, plain) else id(value)
-
-        return read
-
-    for name in code.co_names:
-        value = space.get(name)
-        if isinstance(value, plain) and name in space:
-            readers.append(in_globals(name))
-        elif inspect.isfunction(value) and depth and not _ours(value):
-            readers += _numbers_outside(value, depth - 1)
-    readers += [in_cell(cell) for cell in fn.__closure__ or ()]  # type: ignore[attr-defined]
-    return readers
-
-
-def _ours(fn: Any) -> bool:
-    return (fn.__module__ or "").partition(".")[0] == "trident"
-
-
 def _varying(keys: list[tuple]) -> str:
     """Which part of the keys differs, in words."""
     parts = ("the set of tensor arguments", "a dtype", "an argument that is not a tensor",
-             "a global or enclosing variable", "a shape")  # fmt: skip
+             "a global or enclosing variable", "the default dtype", "a shape")  # fmt: skip
     for i, text in enumerate(parts):
         if len({k[i] for k in keys if len(k) > i}) > 1:
             if i == 2:
-                values = [{n: v for n, _, v in k[2]} for k in keys]
+                values = [dict(k[2]) for k in keys]
                 names = [n for n in values[0] if len({repr(v.get(n)) for v in values}) > 1]
                 return f"the argument {', '.join(names)}" if names else text
             return text

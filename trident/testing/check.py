@@ -67,7 +67,7 @@ def check_values(op: Op, draw: Draw, dtype: DType, device: str = "cpu") -> None:
             assert same, f"{op.name}[{dtype.name}, {device}]: operand {i} was modified"
 
 
-def half_tolerance(dtype: DType, length: int, roundings: int) -> dict[str, float]:
+def half_tolerance(dtype: DType, length: int, roundings: int) -> dict[str, Any]:
     """rtol and atol of a half type that is computed in float32 and rounded at the end: half a unit
     in the last place for each rounding, and what float32 may lose. Tighter than ``tolerance``, so
     that a kernel which computes in the half type itself is seen."""

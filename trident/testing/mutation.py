@@ -11,6 +11,7 @@ Source: mutation testing (DeMillo, Lipton, Sayward, "Hints on test data selectio
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import signal
 import threading
@@ -30,6 +31,7 @@ from ..runtime import DeviceArray
 from . import mutants
 from .cases import draw_for, record_of
 from .check import once, steps
+from .edits import is_tl
 from .mutants import Site
 
 GENERATED = "trident.generated"
@@ -189,13 +191,10 @@ def _family(jit: Jit) -> list[Jit]:
 
 def _axes(jit: Jit) -> list[int]:
     """The grid axes whose program numbers a kernel reads."""
-    import ast
-
-    found = set()
+    found: set[int] = set()
     for j in _family(jit):
-        for n in ast.walk(mutants.parse(j.fn)[0]):
-            if mutants._is_tl(n, "program_id") and isinstance(n.args[0], ast.Constant):  # type: ignore[attr-defined]
-                found.add(n.args[0].value)  # type: ignore[attr-defined]
+        calls = [n for n in ast.walk(mutants.parse(j.fn)[0]) if is_tl(n, "program_id")]
+        found |= {int(ast.literal_eval(n.args[0])) for n in calls}  # type: ignore[attr-defined]
     return sorted(found)
 
 
@@ -381,9 +380,9 @@ def mutate(
     kernel. It needs the interpreted device (``TRITON_INTERPRET=1``, or ``with
     trident.interpret():``). examples: random calls a step, as in ``check_op``. kernels: only these,
     by name ("softmax.softmax_kernel"); if left out, your own, or for an op of trident all. kinds:
-    only these edits (the keys of ``trident.testing.mutants.REASONS``). verbose: print each mutant as it ends. An edit that Triton
-    cannot compile does not count. Survivors say what the samples of the op miss: usually a second
-    block, a partial block, or an axis more.
+    only these edits (the keys of ``trident.testing.mutants.REASONS``). verbose: print each mutant
+    as it ends. An edit that Triton cannot compile does not count. Survivors say what the samples of
+    the op miss: usually a second block, a partial block, or an axis more.
 
     >>> with trident.interpret():
     ...     report = trident.testing.mutate(trident.relu, examples=1, kinds=["store dropped"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -140,7 +140,7 @@ def _elements(d: DType, interval: Interval) -> st.SearchStrategy:
         if interval.hole:
             low = max(low, 1)
         return st.integers(low, max(min(math.floor(high), int(limits.max)), low))
-    width = 64 if d is dtypes.float64 else 32
+    width: Literal[32, 64] = 64 if d is dtypes.float64 else 32
     small = np.finfo(np.float32).tiny if width == 32 else np.finfo(np.float64).tiny
     edges = [np.float32(v) if width == 32 else np.float64(v) for v in (low, high)]
     if width == 32:  # hypothesis wants bounds that the width holds: move them inwards
