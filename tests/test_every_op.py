@@ -21,6 +21,19 @@ OPS = list(REGISTRY.values())
 EXAMPLES = {"cpu": 20, "cuda": 5}
 
 
+NO_AXES = "numpy's AxisError for a 0-d operand with a tuple of axes: ops/reduction.py, _axis"
+KNOWN = {
+    **{
+        (name, "errors"): NO_AXES
+        for name in (
+            "sum", "mean", "prod", "amax", "amin", "any", "all", "count_nonzero", "logsumexp",
+        )
+    },
+    ("linear", "gradient"): "x of three axes without features: ops/matmul.py, numpy_vjp",
+}  # fmt: skip
+"""Faults that the tests found and that are not mended yet, each with the place."""
+
+
 def cases(device):
     return [(op, name, step) for op in OPS for name, step in steps(op, device)]
 
@@ -29,8 +42,13 @@ def pytest_generate_tests(metafunc):
     if "op_step" in metafunc.fixturenames:
         device = metafunc.config.getoption("--device")
         found = cases(device)
-        ids = [f"{op.name}-{name.replace(' ', '-')}" for op, name, _ in found]
-        metafunc.parametrize("op_step", found, ids=ids)
+        metafunc.parametrize("op_step", [_case(*case) for case in found])
+
+
+def _case(op, name, step):
+    reason = KNOWN.get((op.name, name))
+    marks = [pytest.mark.xfail(reason=reason)] if reason else []
+    return pytest.param((op, name, step), id=f"{op.name}-{name.replace(' ', '-')}", marks=marks)
 
 
 def test_op(op_step, device):

@@ -25,7 +25,7 @@ are no atomics: the same call gives the same bits. dl is rounded to x's dtype, a
 
 Memory on the device, beside operands and gradients: dl of T x max(D, 1024) numbers (as large as x
 for D >= 1024), 4 T D bytes more for a dx that is accumulated in float32 where x is of a half type,
-and a few numbers a row. Nothing has T x V elements.
+and a few numbers a row. Where V is larger than that, nothing has T x V elements.
 
 On the CPU the body does the same with BLOCK_ROWS rows of logits at a time: ``Rows`` keeps none
 of them for backward but forms them again. Where a gradient is itself differentiated, the tape

@@ -98,6 +98,15 @@ def _moved(ref: Ref, n: int, by: int) -> int:
 def _row_values(b: Backward) -> dict[int, str]:
     """Forward values behind a reduction that have fewer axes than its operand: kept, not redone."""
     graph, n = b.graph, len(b.graph.inputs)
+    # an extremum that backward compares with its operand is computed again beside it: elsewhere the
+    # compiler might have fused the operand's product and sum, and nothing would equal it
+    compared = {
+        a.index
+        for node in graph.nodes[b.n_forward - n :]
+        if node.op is REGISTRY["eq"]
+        for a in node.args
+        if isinstance(a, Ref)
+    }
     behind: dict[int, frozenset[int]] = {}  # value -> the axes that were reduced on its way
     found = {}
     for k in range(b.n_forward - n):
@@ -108,7 +117,8 @@ def _row_values(b: Backward) -> dict[int, str]:
                 axes |= behind.get(a.index, frozenset())
         if axes:
             behind[n + k] = axes
-            if not b.axes[n + k] & axes:
+            computed = isinstance(node.op, Reduce) and node.args[0].index >= n
+            if not b.axes[n + k] & axes and not (computed and n + k in compared):
                 found[n + k] = f"saved{n + k}"
     return found
 

@@ -106,6 +106,9 @@ def _fit(x: Any, size: Sequence[int]) -> Any:
 
 def _draw(draw: Any) -> tuple[Sizes, Sizes, Sizes, dict[str, Any]]:
     """Shapes of x, w and y, and attributes, of one random convolution."""
+    if draw.blocks == "gpu" and draw.integer(0, 3) == 3:  # several tiles along every axis
+        attrs = {"stride": (1, 1), "padding": (1, 0), "dilation": (1, 1), "groups": 1}
+        return (3, 6, 9, 9), (12, 6, 3, 3), (3, 12, 9, 7), attrs
     ndim = draw.integer(1, 3)
     kernel = tuple(draw.integer(1, 3) for _ in range(ndim))
     stride = tuple(draw.choice((1, 1, 2, 3)) for _ in range(ndim))
@@ -113,8 +116,11 @@ def _draw(draw: Any) -> tuple[Sizes, Sizes, Sizes, dict[str, Any]]:
     dilation = tuple(draw.integer(1, 2) for _ in range(ndim))
     groups = draw.integer(1, 3)
     cg, og = draw.size(1, 2, 19), draw.size(1, 2, 19)
+    if draw.integer(0, 2) == 2:  # depthwise, with kernels of its own
+        groups, cg, og = draw.integer(2, 3), 1, draw.integer(1, 2)
+    more = 8 if draw.blocks == "gpu" and draw.boolean() else 0  # several programs
     size = tuple(
-        max(d * (k - 1) + 1 - 2 * p, 1) + draw.integer(0, 3)
+        max(d * (k - 1) + 1 - 2 * p, 1) + (more or draw.integer(0, 3))
         for k, p, d in zip(kernel, padding, dilation)
     )
     x, w = (draw.integer(0, 3), groups * cg, *size), (groups * og, cg, *kernel)

@@ -112,7 +112,8 @@ class sum_slices:
         n = draw.integer(1, 5)
         index = draw.ints(draw.shape(1, 2), -n, n)
         if draw.integer(0, 3) == 3:  # runs of one destination that span pieces
-            index = draw.ints((draw.integer(1030, 1100),), 0, 2)
+            many = 1030 if draw.blocks == 4 else 260  # and more blocks than programs that check
+            index = draw.ints((draw.integer(many, many + 70),), 0, 2)
         n = max(n, 2)
         x = draw.tensor((draw.integer(1, 3), *index.shape, draw.integer(0, 3)))
         return (x, index), {"dim": 1, "size": n}

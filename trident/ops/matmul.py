@@ -244,11 +244,12 @@ class linear:
     def numpy_vjp(g, x, weight, bias, activation, needs):
         if activation is not None or x.ndim == 1:
             return None
-        rows = g if g.ndim == 2 else g.reshape(-1, weight.shape[0])
+        count = math.prod(x.shape[:-1])  # not -1: an axis of features may be empty
+        rows = g if g.ndim == 2 else g.reshape(count, weight.shape[0])
         dx = product(g, weight) if needs[0] else None
         dw = db = None
         if needs[1]:
-            dw = product(rows.T, x if x.ndim == 2 else x.reshape(-1, weight.shape[1]))
+            dw = product(rows.T, x if x.ndim == 2 else x.reshape(count, weight.shape[1]))
         if bias is not None and needs[2]:
             db = product(np.ones(len(rows), g.dtype), rows)  # BLAS is quicker than a sum
         return dx, dw, db

@@ -54,8 +54,8 @@ def _draw_windows(draw: Any) -> tuple[Windows, Shape]:
 
 
 def _some_planes(draw: Any) -> Shape:
-    """Leading axes; one time in four so many planes that several programs share them."""
-    return (3, 40) if draw.integer(0, 3) == 3 else draw.shape(0, 2, 3)
+    """Leading axes; now and then so many planes that several programs share them."""
+    return (3, 40) if draw.blocks == "gpu" and draw.boolean() else draw.shape(0, 2, 3)
 
 
 @primitive(method=False)

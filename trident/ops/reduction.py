@@ -86,6 +86,8 @@ def _axis(x: np.ndarray, dim: Dims) -> Any:
     """``dim`` as numpy's axis argument."""
     if dim.__class__ is int:
         return dim if x.ndim else shapes.axes("dim", dim, 0)
+    if dim and not x.ndim:
+        return shapes.axes("dim", dim, 0)
     return tuple(dim) if dim else None  # type: ignore[arg-type]
 
 
@@ -533,7 +535,7 @@ class logsumexp:
     def numpy(x, *, dim, keepdim=False):
         axis = _axis(x, dim)
         top = np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
-        top[np.isinf(top)] = 0  # inf - inf would be NaN
+        top = np.where(np.isinf(top), 0, top)  # inf - inf would be NaN
         total = np.add.reduce(np.exp(x - top), axis=axis, keepdims=keepdim)
         return np.log(total) + top.reshape(total.shape)
 

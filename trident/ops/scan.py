@@ -39,6 +39,8 @@ def _launch(out: Any, x: Any, dim: int, product: bool) -> None:
 
 
 def _samples(draw: Any) -> tuple[tuple, dict]:
+    if draw.integer(0, 3) == 3:  # three axes of lines that cannot be walked as one
+        return (draw.tensor(draw.box(4)),), {"dim": -1}
     shape = draw.shape(1, 4)
     return (draw.tensor(shape),), {"dim": draw.integer(-len(shape), len(shape) - 1)}
 
@@ -165,7 +167,7 @@ class linear_scan:
         return db * _shifted(out, dim, -by, 0.0) if needs[0] else None, db
 
     def samples(draw):
-        shape = draw.shape(1, 4)
+        shape = draw.box(4) if draw.boolean() else draw.shape(1, 4)
         dim = draw.integer(-len(shape), len(shape) - 1)
         args = draw.tensor(shape, low=-1.0, high=1.0), draw.tensor(shape)
         return args, {"dim": dim, "reverse": draw.boolean()}

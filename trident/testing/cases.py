@@ -228,7 +228,7 @@ def tiles(draw: Draw, device: str, dtype: DType) -> Any:
     if device != "cuda" or not runtime.current().interpreted:
         return nullcontext()
     gpu = dtype in (dtypes.float32, dtypes.float64)  # the interpreter cannot tl.dot half types
-    choice = draw.choice([4, "gpu", 16, None] if gpu else [4, 16, None])
+    choice = draw.blocks = draw.choice([4, "gpu", 16, None] if gpu else [4, 16, None])
     return gpu_tiles() if choice == "gpu" else _block(choice)
 
 

@@ -17,7 +17,11 @@ from ..ops.registry import Interval
 
 
 class Draw:
-    """Draws samples from a seed. ``dtype`` is the floating dtype under test."""
+    """Draws samples from a seed. ``dtype`` is the floating dtype under test; ``blocks`` says how
+    large the blocks of kernels are in this check: 4 or 16 elements, "gpu", or None (as the device
+    has it, or no kernel at all)."""
+
+    blocks: int | str | None = None
 
     def __init__(
         self, seed: int | list[int], dtype: DType = dtypes.float32, strided: bool = True
