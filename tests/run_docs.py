@@ -37,7 +37,9 @@ def doctests(module):
     for test in finder.find(module, module.__name__, globs=dict(names)):
         found[test.name] = test
     for name, function in vars(module).items():  # op functions: their docstring is the entry's
-        if hasattr(function, "op") and function.__module__ == module.__name__:
+        if not inspect.ismodule(function) and getattr(function, "op", None) is not None:
+            if function.__module__ != module.__name__:
+                continue
             parser = doctest.DocTestParser()
             full = f"{module.__name__}.{name}"
             found[full] = parser.get_doctest(

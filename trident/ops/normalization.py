@@ -177,13 +177,18 @@ def layer_norm_axes(x, weight=None, bias=None, *, axes=1, eps=1e-5):
 @layer_norm_axes.samples
 def _(draw):
     shape = tuple(s or 1 for s in draw.shape(1, 5))
+    x = None
     if draw.blocks == 4 and draw.integer(0, 3) == 3:  # more rows than programs
         shape = (266, 3)
-    axes = draw.integer(1, len(shape))
+    elif draw.blocks == "gpu" and draw.boolean():
+        x = _tall(draw)
+        shape = x.shape
+    axes = draw.integer(1, len(shape)) if x is None else 1
     inner = shape[len(shape) - axes :]
     weight = draw.tensor(inner) if draw.boolean() else None
     bias = draw.tensor(inner) if draw.boolean() else None
-    return (draw.tensor(shape), weight, bias), {"axes": axes, "eps": 0.1}
+    x = draw.tensor(shape) if x is None else x
+    return (x, weight, bias), {"axes": axes, "eps": 0.1}
 
 
 @fused(

@@ -62,7 +62,7 @@ def _flat(x: Any, out: Any, dim: int) -> tuple[Any, Any, int]:
 
 
 def _samples(draw: Any) -> tuple[tuple, dict]:
-    if draw.blocks == "gpu" and draw.boolean():  # a column that no tile holds, and rows that do not fill one
+    if draw.blocks == "gpu" and draw.boolean():  # no tile holds a column; 3 do not fill one
         return (draw.tensor((draw.integer(257, 300), 3)),), {"dim": 0}
     shape = draw.shape(1, 4)
     low = draw.choice([-2.0, -2.0, -602.0])  # far below 0, where exp(x) is 0

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .draw import Draw
     from .mutation import mutate
     from .strategies import broadcastable, shapes, tensors
-    from .tolerance import assert_close, tolerance
+    from .closeness import assert_close, tolerance
 
 _WHERE = {
     "Draw": ".draw",
-    "assert_close": ".tolerance",
+    "assert_close": ".closeness",
     "broadcastable": ".strategies",
     "check_op": ".check",
     "gradcheck": "..autograd",
@@ -27,7 +27,7 @@ _WHERE = {
     "mutate": ".mutation",
     "shapes": ".strategies",
     "tensors": ".strategies",
-    "tolerance": ".tolerance",
+    "tolerance": ".closeness",
 }
 
 

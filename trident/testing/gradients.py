@@ -27,7 +27,7 @@ from .cases import (
     tiles,
 )
 from .draw import Draw
-from .tolerance import assert_close
+from .closeness import assert_close
 
 
 def smooth_sample(op: Op, draw: Draw) -> Sample:

@@ -146,8 +146,9 @@ def _launches(hook: Hook) -> Iterator[None]:
         device.launch = launch
 
 
-def trials_of(op: Op, examples: int, seed: int = 0) -> list[Trial]:
-    """The trials of an op, each run once on the unbroken kernels: all must pass."""
+def trials_of(op: Op, examples: int, seed: int = 0, failed: list[str] | None = None) -> list[Trial]:
+    """The trials of an op, each run once on the unbroken kernels. All must pass; those that do not
+    are left out and named in ``failed``, where a list is given."""
     found = []
     for name, run in steps(op, "cuda"):
         for k in range(0 if once(op, name) else examples):
@@ -162,8 +163,14 @@ def trials_of(op: Op, examples: int, seed: int = 0) -> list[Trial]:
                 start(kernel, grid)
 
             begun = time.perf_counter()
-            with _launches(note):
-                trial()
+            try:
+                with _launches(note):
+                    trial()
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed.append(f"{op.name}, step {name}, seed {seed + k}: {_first(error)}")
+                continue
             trial.seconds = time.perf_counter() - begun
             if trial.launched:
                 found.append(trial)
@@ -208,10 +215,12 @@ def _grid_sites(jit: Jit) -> list[Site]:
 class Subject:
     """The kernels of some ops, their trials and their mutants."""
 
-    def __init__(self, ops: Iterable[Any], examples: int = 8) -> None:
+    def __init__(
+        self, ops: Iterable[Any], examples: int = 8, failed: list[str] | None = None
+    ) -> None:
         self.trials: list[Trial] = []
         for op in ops:
-            self.trials += trials_of(record_of(op), examples)
+            self.trials += trials_of(record_of(op), examples, failed=failed)
         launched: dict[int, Jit] = {}
         for t in self.trials:
             for jit, _ in t.launched.values():
