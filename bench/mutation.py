@@ -49,6 +49,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "norm": ("layer_norm_axes", "rms_norm_axes", "group_norm_channels", "standardize"),
     "norm_backward": (
         "layer_norm_axes", "rms_norm_axes", "group_norm_channels", "standardize_backward",
+        "batch_norm_backward",
     ),
     "batchnorm": ("batch_norm_train", "batch_norm_backward"),
     "cross_entropy": ("cross_entropy_index", "nll_reduced", "nll_backward"),
@@ -85,9 +86,19 @@ EQUIVALENT: tuple[tuple[str, str, str], ...] = (
         "the channel is taken modulo the channels, so every lane reads inside; the store is masked",
     ),
     (
-        "softmax.softmax_backward_kernel|norm_backward.rows_backward_kernel|conv_weight.*",
-        r"other changed: (y|x|g|g \*)= tl.load|other changed: (y|x|g) = tl.load",
+        "softmax.softmax_backward_kernel|conv_weight.weight_grad_kernel|matmul.*|conv.gather_dot",
+        r"other changed: (y|g|a|b|weight) = tl.load|other changed: g \*= tl.load",
         "a factor of a product whose other factor is 0 in masked lanes",
+    ),
+    (
+        "norm_backward.*",
+        r"other changed: (x|rstd|mean|g \*|x -|along \+)=? ",
+        "a factor of a product with g, which is 0 in masked lanes; rows outside are not stored",
+    ),
+    (
+        "norm_backward.parameter_kernel",
+        r"(stride dropped: [gx]r[12] = 1|strides swapped: .*([gx])r0, \2r2, \2r1)",
+        "its rows are the channels: one axis, the other two are absent",
     ),
     (
         "scan.(cumulate|linear)_kernel",

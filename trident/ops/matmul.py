@@ -133,7 +133,7 @@ class matmul:
         return da, db
 
     def samples(draw):
-        m, k, n = draw.size(0, 5, 37), draw.size(0, 5, 40), draw.size(0, 5, 41)
+        m, k, n = draw.size(0, 5, 37), draw.size(0, 5, 150), draw.size(0, 5, 41)
         if draw.integer(0, 3) == 3:  # tiles of tl.dot, several along each axis
             m, k, n = draw.integer(17, 40), draw.integer(15, 40), draw.integer(17, 40)
         batch = draw.choice([(), (), (2,), (3, 1, 2)])

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..autograd import gradcheck, gradgradcheck
     from .check import check_op
+    from .closeness import assert_close, tolerance
     from .draw import Draw
     from .mutation import mutate
     from .strategies import broadcastable, shapes, tensors
-    from .closeness import assert_close, tolerance
 
 _WHERE = {
     "Draw": ".draw",

@@ -31,10 +31,10 @@ from .cases import (
     tested_dtypes,
     tiles,
 )
+from .closeness import assert_close, tolerance
 from .draw import Draw
 from .gradients import check_gradient, check_gradient_kernel, check_kinks
 from .mistakes import check_errors
-from .closeness import assert_close, tolerance
 
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 2.5, -3.5, 1e-20, 300.0, -300.0])
 

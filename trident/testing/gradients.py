@@ -26,8 +26,8 @@ from .cases import (
     tensors,
     tiles,
 )
-from .draw import Draw
 from .closeness import assert_close
+from .draw import Draw
 
 
 def smooth_sample(op: Op, draw: Draw) -> Sample:
