@@ -96,6 +96,26 @@ EQUIVALENT: tuple[tuple[str, str, str], ...] = (
         "a factor of a product with g, which is 0 in masked lanes; rows outside are not stored",
     ),
     (
+        "batchnorm.moments(_finish)?_kernel",
+        r"other changed: (x|means) = |(load mask dropped|bound one too far): means = ",
+        "a factor of a product with a deviation or a count that is 0 in those lanes",
+    ),
+    (
+        "batchnorm.moments_kernel",
+        r"accumulator not cleared: mean = ",
+        "the first update sets the mean to x, whatever it was; a lane without one counts 0",
+    ),
+    (
+        "batchnorm.moments_kernel",
+        r"stride dropped: rs[12] = 1|strides swapped: \(rs0, rs2, rs1",
+        "its rows are the channels: one axis, the other two are absent",
+    ),
+    (
+        "scatter.add_kernel",
+        r"other changed: (target|before) = ",
+        "only lanes that own a run store, and (j < m) and (j == 0) decide for these lanes",
+    ),
+    (
         "norm_backward.parameter_kernel",
         r"(stride dropped: [gx]r[12] = 1|strides swapped: .*([gx])r0, \2r2, \2r1)",
         "its rows are the channels: one axis, the other two are absent",

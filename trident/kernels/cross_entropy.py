@@ -316,7 +316,10 @@ def forward(
             programs,
             DIVIDE=reduction == "mean",
             ACC=acc_type(acc),
-            BLOCK=min(1024, next_power_of_2(max(programs, 16))),
+            BLOCK=min(
+                interpreted_block() if x.device.interpreted else 1024,
+                next_power_of_2(max(programs, 16)),
+            ),
         )
 
 

@@ -92,7 +92,7 @@ class batch_norm_train:
         return dx, dweight if needs[1] else None, dbias if needs[2] else None
 
     def samples(draw):
-        c = draw.integer(1, 4)
+        c = draw.size(1, 4, 6)
         shape = (draw.integer(2, 4), c, *(s or 1 for s in draw.shape(0, 3)))
         weight = draw.tensor((c,)) if draw.boolean() else None
         bias = draw.tensor((c,)) if draw.boolean() else None

@@ -112,9 +112,9 @@ class sum_slices:
         n = draw.integer(1, 5)
         index = draw.ints(draw.shape(1, 2), -n, n)
         if draw.integer(0, 3) == 3:  # runs of one destination that span pieces
-            many = 1030 if draw.blocks == 4 else 260  # and more blocks than programs that check
-            index = draw.ints((draw.integer(many, many + 70),), 0, 2)
-        n = max(n, 2)
+            index = draw.ints((draw.integer(260, 330),), 0, 2)
+            n = max(n, 2)
+            return (draw.tensor((1, *index.shape, 1)), index), {"dim": 1, "size": n}
         x = draw.tensor((draw.integer(1, 3), *index.shape, draw.integer(0, 3)))
         return (x, index), {"dim": 1, "size": n}
 
@@ -220,6 +220,8 @@ class ravel_index:
         first, second = (3, 1), (draw.integer(0, 4),)
         if draw.boolean():
             first = second = draw.box(5)
+        elif draw.blocks == 4:  # more blocks than programs that look for a bad index
+            first = second = (draw.integer(1030, 1100),)
         return (draw.ints(first, -n, n), draw.ints(second, -m, m)), {"sizes": (n, m)}
 
 

@@ -80,7 +80,7 @@ class ordered:
         n = draw.integer(1, 7)
         if draw.blocks == "gpu" and draw.boolean():  # tiles that are merged
             n = draw.integer(1100, 2100)
-        x = draw.tensor((draw.integer(0, 3), n, draw.integer(1, 3)))
+        x = draw.tensor((draw.integer(0, 3) if n < 8 else 1, n, draw.integer(1, 3 if n < 8 else 2)))
         return (x,), {"dim": 1, "descending": draw.boolean(), "k": draw.choice([None, 1, n])}
 
 

@@ -243,11 +243,24 @@ def _block(size: int | None) -> Iterator[None]:
 
 @contextmanager
 def gpu_tiles() -> Iterator[None]:
-    """The interpreter, with launchers choosing the tiles that they choose on a GPU."""
+    """The interpreter, with launchers choosing the tiles that they choose on a GPU, and programs
+    running from the last to the first: a GPU promises no order."""
+    from triton.runtime import interpreter
+
     device = type(runtime.current())()
     device.interpreted = False
-    with runtime.use(device):
-        yield
+    builder = interpreter.interpreter_builder
+    plain = builder.set_grid_idx
+
+    def backwards(*place: int) -> None:
+        plain(*(n - 1 - i for n, i in zip(builder.grid_dim, place)))
+
+    builder.set_grid_idx = backwards
+    try:
+        with runtime.use(device):
+            yield
+    finally:
+        builder.set_grid_idx = plain
 
 
 def draw_for(seed: int, step: str) -> Draw:

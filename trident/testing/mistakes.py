@@ -10,7 +10,7 @@ from .. import dtypes, runtime
 from ..dtypes import dtype as DType
 from ..errors import DeviceError, DTypeError, IndexBoundsError, ShapeError, TridentError
 from ..ops.registry import Elementwise, Op
-from .cases import function_of, plain_cpu, run, sample, tensors
+from .cases import function_of, plain_cpu, run, sample, tensors, tiles
 from .draw import Draw
 
 
@@ -79,28 +79,39 @@ def _devices(op: Elementwise, dtype: DType, device: str) -> None:
 
 
 def _indices(op: Op, draw: Draw, dtype: DType, device: str) -> None:
-    """An index out of range that the CPU refuses is refused on the device, wherever it stands."""
-    args, attrs = sample(op, draw, dtype)  # (a GPU's tiles would leave the losses' check out)
-    for i, a in enumerate(args):
-        if not isinstance(a, np.ndarray) or a.dtype != np.int64 or not a.size:
-            continue
-        bad = np.array(a)
-        bad.flat[draw.choice([0, a.size - 1, draw.integer(0, a.size - 1)])] = 10**6
-        wrong = (*args[:i], bad, *args[i + 1 :])
-        try:
-            with plain_cpu():
-                run(op, tensors(wrong, "cpu"), attrs)
-        except IndexBoundsError:
-            try:
-                run(op, tensors(wrong, device), attrs)
-            except IndexBoundsError:
+    """An index out of range that the CPU refuses is refused on the device, wherever it stands, or
+    gives NaN where looking would make a GPU wait (the losses); nothing outside is read."""
+    with tiles(draw, device, dtype):
+        args, attrs = sample(op, draw, dtype)
+        sides = sorted({n for a in args if isinstance(a, np.ndarray) for n in a.shape})
+        for i, a in enumerate(args):
+            if not isinstance(a, np.ndarray) or a.dtype != np.int64 or not a.size:
                 continue
-            raise AssertionError(
-                f"{op.name}: {op.operands[min(i, len(op.operands) - 1)]} holds 1000000, which "
-                f"the CPU refuses and {device} does not"
-            ) from None
-        except Exception:  # it is no index, or checked elsewhere
-            continue
+            at = draw.choice([0, a.size - 1, draw.integer(0, a.size - 1)])
+            for value in (10**6, -1, *sides):  # far outside, and just outside of some axis
+                bad = np.array(a)
+                bad.flat[at] = value
+                _one_index(op, (*args[:i], bad, *args[i + 1 :]), attrs, device, i, value)
+
+
+def _one_index(op: Op, args: tuple, attrs: dict, device: str, i: int, value: int) -> None:
+    try:
+        with plain_cpu():
+            run(op, tensors(args, "cpu"), attrs)
+        return
+    except IndexBoundsError:
+        pass
+    except Exception:  # it is no index, or checked elsewhere
+        return
+    try:
+        results = run(op, tensors(args, device), attrs)
+    except IndexBoundsError:
+        return
+    if not any(np.isnan(r._host().astype(np.float64)).any() for r in results):
+        raise AssertionError(
+            f"{op.name}: {op.operands[min(i, len(op.operands) - 1)]} holds {value}, which the CPU "
+            f"refuses; {device} neither refuses it nor gives NaN"
+        )
 
 
 def _ranks(op: Op, draw: Draw, dtype: DType, device: str) -> None:
