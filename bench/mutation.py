@@ -230,9 +230,13 @@ def table(groups: list[str]) -> tuple[str, int]:
     left = []
     for group in groups:
         found = rows.get(f"group {group}")
-        if found is None:
-            lines.append(f"| {group} | not run |  |  |  |  |  |  |")
-            continue
+        if found is None:  # stopped before its end
+            part = [r for r in rows.values() if r.get("group") == group]
+            if not part:
+                lines.append(f"| {group} | not run |  |  |  |  |  |  |")
+                continue
+            names = {r["kernel"] for r in part}
+            found = {"current": [r["key"] for r in part], "kernels": [*names, "(unfinished)"]}
         count: Counter = Counter()
         for key in found["current"]:
             r = rows.get(key)
@@ -246,8 +250,10 @@ def table(groups: list[str]) -> tuple[str, int]:
                 left.append(r)
         total += count
         n = count["killed"] + count["survived"]
+        whole = "(unfinished)" not in found["kernels"]
+        size = len(found["kernels"]) if whole else "unfinished"
         lines.append(
-            f"| {group} | {len(found['kernels'])} | {n} | {count['killed']} "
+            f"| {group} | {size} | {n} | {count['killed']} "
             f"| {count['survived']} | {count['equivalent']} | {count['same']} "
             f"| {count['stillborn']} |"
         )

@@ -30,7 +30,8 @@ def geglu(gate, up, bias):
 
 @geglu.samples
 def _(draw):
-    shape = tuple(s or 1 for s in draw.shape(1, 3))
+    """More rows than programs that share them, and rows of several blocks."""
+    shape = (*(s or 1 for s in draw.shape(0, 1)), draw.integer(1, 12), draw.size(1, 9, 70))
     return (draw.tensor(shape), draw.tensor(shape), draw.tensor(shape[-1:])), {}
 
 

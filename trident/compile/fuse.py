@@ -126,7 +126,7 @@ class FusedFunction:
             self._remember((*key, tuple([tuple([s == 1 for s in sh]) for sh in shapes])), "exact")
             loose = (*key, shapes)
         self._remember(loose, capture)
-        self._count(arguments)
+        self._count(capture.exact)
         return capture
 
     def _remember(self, key: tuple, value: Any) -> None:
@@ -134,15 +134,17 @@ class FusedFunction:
         if len(self.captures) > 2 * LIMIT:
             self.captures.popitem(last=False)
 
-    def _count(self, arguments: dict[str, Any]) -> None:
+    def _count(self, exact: bool) -> None:
+        """Say what keeps changing, where that has no end (dtypes and layouts do)."""
         self.made += 1
         if self.made == NOISY:
-            varying = _varying(list(self.captures))
-            warnings.warn(
-                f"fuse: {self.__name__} has been captured {NOISY} times; what changes from call to "
-                f"call is {varying}. Numbers that change can be passed as 0-d tensors",
-                stacklevel=4,
-            )
+            varying = _varying(list(self.captures), exact)
+            if varying is not None:
+                warnings.warn(
+                    f"fuse: {self.__name__} has been captured {NOISY} times; what changes from "
+                    f"call to call is {varying}",
+                    stacklevel=4,
+                )
 
     def _run(
         self, capture: Capture, tensors: list[Tensor], arguments: dict[str, Any], names: list[str],
@@ -187,18 +189,21 @@ class FusedFunction:
         return Explanation(self)
 
 
-def _varying(keys: list[tuple]) -> str:
-    """Which part of the keys differs, in words."""
-    parts = ("the set of tensor arguments", "a dtype", "an argument that is not a tensor",
-             "a global or enclosing variable", "the default dtype", "a shape")  # fmt: skip
-    for i, text in enumerate(parts):
-        if len({k[i] for k in keys if len(k) > i}) > 1:
-            if i == 2:
-                values = [dict(k[2]) for k in keys]
-                names = [n for n in values[0] if len({repr(v.get(n)) for v in values}) > 1]
-                return f"the argument {', '.join(names)}" if names else text
-            return text
-    return "nothing"
+def _varying(keys: list[tuple], exact: bool) -> str | None:
+    """Which part of the keys takes the most values, in words; None for dtypes and layouts."""
+    distinct = [len({repr(k[i]) for k in keys}) for i in range(6)]
+    at = distinct.index(max(distinct))
+    if at == 2:
+        values = [dict(k[2]) for k in keys]
+        names = [n for n in values[0] if len({repr(v.get(n)) for v in values}) > 1]
+        return f"the argument {', '.join(names)}. Numbers that change can be passed as 0-d tensors"
+    if at == 3:
+        return "a global or a variable of an enclosing function. Pass it as a 0-d tensor"
+    if at == 5 and exact:
+        return (
+            "a shape, which the function reads. Sizes are known to mean() and others without that"
+        )
+    return None
 
 
 def fuse(fn: Callable | None = None) -> Any:

@@ -143,7 +143,7 @@ class nll_reduced:
         return dx, None, None
 
     def samples(draw):
-        shape, target, weight = _class_samples(draw, many=True)
+        shape, target, weight = _class_samples(draw)
         attrs = {"reduction": draw.choice(["mean", "sum", "none"])}
         return (draw.tensor(shape), target, weight), attrs
 
@@ -191,12 +191,8 @@ class nll_backward:
         return (grad, target, weight, total), {"shape": shape, "reduction": reduction}
 
 
-def _class_samples(draw: Any, many: bool = False) -> tuple[tuple[int, ...], Any, Any]:
+def _class_samples(draw: Any) -> tuple[tuple[int, ...], Any, Any]:
     """(shape of the input, targets with a row ignored, class weights or None)."""
-    if (
-        many and draw.blocks == 4 and draw.integer(0, 3) == 3
-    ):  # more programs than one block adds up
-        return (4200, 2), np.array(draw.ints((4200,), 0, 2)), None
     classes = draw.size(1, 5, 37)
     n = draw.integer(2, 4)
     rest = tuple(s or 1 for s in draw.shape(0, 3))

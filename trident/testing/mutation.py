@@ -346,6 +346,11 @@ def _memory(args: tuple, restore: list[bytes] | None = None) -> list[bytes]:
     return found
 
 
+def _user_made(op: Any) -> bool:
+    """Whether an op was defined outside of the package."""
+    return (record_of(op).signature.__module__ or "").partition(".")[0] != "trident"
+
+
 def _outside(jit: Jit) -> bool:
     """Whether a kernel is not trident's own."""
     return jit.fn.__module__.partition(".")[0] != "trident"
@@ -403,7 +408,13 @@ def mutate(
     subject = Subject((op, *more), examples)
     chosen = None if kinds is None else set(kinds)
     if kernels is None:  # the copies and elementwise ops of trident around yours are not yours
-        own = {name_of(j) for k in subject.launched for j in _family(k) if _outside(j)}
+        made = tuple(f"generated.{record_of(o).name}" for o in (op, *more))
+        own = {
+            name_of(j)
+            for k in subject.launched
+            for j in _family(k)
+            if _outside(j) or (j is k and name_of(j).startswith(made) and _user_made(op))
+        }
         kernels = own or None
     report = Report()
     for m in subject.mutants(kernels):
