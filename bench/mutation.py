@@ -112,7 +112,7 @@ EQUIVALENT: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "scatter.add_kernel",
-        r"other changed: (target|before) = ",
+        r"other changed: (target|before|active) = |bound one too far: before = ",
         "only lanes that own a run store, and (j < m) and (j == 0) decide for these lanes",
     ),
     (

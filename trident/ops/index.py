@@ -112,7 +112,7 @@ class sum_slices:
         n = draw.integer(1, 5)
         index = draw.ints(draw.shape(1, 2), -n, n)
         if draw.integer(0, 3) == 3:  # runs of one destination that span pieces
-            index = draw.ints((draw.integer(260, 330),), 0, 2)
+            index = draw.ints((draw.choice([256, 257, 300]),), 0, 2)
             n = max(n, 2)
             return (draw.tensor((1, *index.shape, 1)), index), {"dim": 1, "size": n}
         x = draw.tensor((draw.integer(1, 3), *index.shape, draw.integer(0, 3)))
