@@ -111,6 +111,21 @@ EQUIVALENT: tuple[tuple[str, str, str], ...] = (
         "its rows are the channels: one axis, the other two are absent",
     ),
     (
+        "batchnorm.batch_kernel",
+        r"stride dropped: [xgo]r[12] = 1|strides swapped: .*([xgo])r0, \1r2, \1r1",
+        "its rows are the channels: one axis, the other two are absent",
+    ),
+    (
+        "batchnorm.batch_kernel",
+        r"load mask dropped: slope = ",
+        "behind the sums of one kind lie those of the other: inside, and the store is masked",
+    ),
+    (
+        "index.count_kernel",
+        r"other changed|bound one short|grid one short",
+        "its counts are added up to where the next program starts: that of the last is not read",
+    ),
+    (
         "scatter.add_kernel",
         r"other changed: (target|before|active) = |bound one too far: before = ",
         "only lanes that own a run store, and (j < m) and (j == 0) decide for these lanes",

@@ -13,7 +13,7 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 
 import trident
-from trident import dtypes, runtime
+from trident import config, dtypes, runtime
 from trident.lang import cdiv, jit, tl
 from trident.ops import registry
 from trident.ops.registry import Interval, Spec, elementwise, fused, primitive
@@ -357,6 +357,18 @@ def test_mutants_of_the_projects_kernels_are_killed(name, kernel, kinds):
     report = mutate(name, kernels=[kernel], kinds=kinds)
     assert len(report.killed) >= len(kinds)
     assert not report.survivors, str(report)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 9, 17])
+def test_nonzero_counts_every_block(n, device):
+    """The composite in front of ``nonzero_places``, whose samples say how many there are."""
+    token = config.interpret_block.set(4)
+    try:
+        for x in (np.ones(n, np.float32), np.arange(n) % 3 == 1, np.zeros(n, np.int64)):
+            found = trident.nonzero(trident.tensor(x, device=device))
+            assert found.tolist() == np.argwhere(x).tolist()
+    finally:
+        config.interpret_block.reset(token)
 
 
 # ---- the plugin
