@@ -149,7 +149,7 @@ def _general(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
     for a in arrays:
         if hasattr(a, "_apply"):
             return a._apply(op, args, attrs)
-    arrays = _same_device(op, arrays)
+    arrays = same_device(op, arrays)
     device_array = next((a for a in arrays if a.__class__ is DeviceArray), None)
     backend = cpu if device_array is None else backend_of(device_array)
     out = _wrap(backend.elementwise(op, tuple(arrays), attrs))
@@ -175,7 +175,7 @@ def _operand(op: Op, a: Any) -> Any:
     )
 
 
-def _same_device(op: Op, arrays: list) -> list:
+def same_device(op: Op, arrays: list) -> list:
     """Move 0-d CPU operands to the device of the others; other mixtures are an error."""
     device = None
     mixed = False
@@ -280,7 +280,7 @@ def _primitive(op: Any, args: tuple, attrs: dict[str, Any]) -> Any:
         arrays.append(a)
     if on_host:
         return _finish(op, args, attrs, cpu.primitive(op, arrays, attrs))
-    arrays = _same_device(op, arrays)
+    arrays = same_device(op, arrays)
     device_array = next(a for a in arrays if a.__class__ is DeviceArray)
     return _finish(op, args, attrs, backend_of(device_array).primitive(op, tuple(arrays), attrs))
 
@@ -322,7 +322,7 @@ def _fused(op: Fused, args: tuple, attrs: dict[str, Any]) -> Any:
     launched = op.backward is not None if tracked else op.forward is not None
     if not launched or (not on_device and config.interpreting.get() is None):
         return op.body(*args, **attrs)
-    arrays = tuple(_same_device(op, [_operand(op, a) for a in args]))
+    arrays = tuple(same_device(op, [_operand(op, a) for a in args]))
     if op.forward is None:  # the body forward, its own kernel backward
         with no_grad():
             result = op.body(*args, **attrs)

@@ -21,6 +21,7 @@ from ..ops.registry import REGISTRY, Elementwise, Fused, Primitive
 from ..runtime import Device, DeviceArray, host_window, launch
 from ..shapes import Shape
 from . import emitter
+from .arrange import merged
 from .emitter import FLAT, ONE, SCALAR, STRIDED, Input
 from .graph import Graph, Ref
 from .numpy import promote, specs
@@ -35,21 +36,6 @@ def _block(n: int, device: Device) -> int:
     if device.interpreted:
         return config.interpret_block.get() or min(max(next_power_of_2(n), 16), 65536)
     return 1024
-
-
-def _collapse(shape: Shape, strides: list[Shape]) -> tuple[Shape, list[Shape]]:
-    """Merge neighbouring axes that every operand walks as one; drop axes of size 1."""
-    kept = [(s, tuple(st[i] for st in strides)) for i, s in enumerate(shape) if s != 1]
-    merged: list[tuple[int, tuple[int, ...]]] = []
-    for size, steps in kept:
-        if merged:
-            before, outer = merged[-1]
-            if all(o == s * size for o, s in zip(outer, steps)):
-                merged[-1] = (before * size, steps)
-                continue
-        merged.append((size, steps))
-    sizes = tuple(s for s, _ in merged)
-    return sizes, [tuple(steps[k] for _, steps in merged) for k in range(len(strides))]
 
 
 def _number(value: Any, compute: DType) -> Any:
@@ -95,7 +81,7 @@ def run_graph(
         expanded = [
             shapes.broadcast_strides(graph.name, a.shape, a.strides, shape) for a in tensors
         ]
-        sizes, steps = _collapse(shape, expanded)
+        sizes, steps = merged(shape, expanded)
         kinds = [STRIDED if k == FLAT else k for k in kinds]
     by_index = dict(zip(live, kinds))
     inputs = tuple(

@@ -19,6 +19,7 @@ from .. import dtypes
 from ..backends import arrange
 from ..backends import of as backend_of
 from ..backends.program import Unfusable
+from ..dispatch import same_device
 from ..errors import FusionError
 from ..ops.registry import Fused
 from ..tape.grad_mode import _enabled
@@ -26,7 +27,7 @@ from ..tape.node import Slot, Version
 from ..tape.storage import settle
 from ..tensor import Tensor, tensor_of
 from . import guards
-from .node import FuseNode, one_device
+from .node import FuseNode
 from .plan import Capture, Plan
 
 LIMIT = 64
@@ -156,7 +157,7 @@ class FusedFunction:
                 settle(self.__name__, t)
         mask = tuple([recording and t._requires_grad for t in tensors])
         plan = capture.plan(mask)
-        arrays = one_device(self.__name__, tensors)
+        arrays = same_device(self.op, [t._data for t in tensors])
         backend: Any = backend_of(arrays[0])
         data = arrange.run(plan.forward, arrays, sizes, backend)
         n = len(capture.outputs)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends import arrange
 from ..backends import of as backend_of
-from ..dispatch import DeviceArray
+from ..dispatch import same_device
 from ..dtypes import FROM_NUMPY
 from ..dtypes import dtype as DType
-from ..errors import DeviceError
 from ..tape.engine import grad
 from ..tape.grad_mode import _enabled
 from ..tape.node import Node, Version, alias, rule_edges, saved_versions, unwrap, wrap
@@ -18,23 +17,6 @@ from .plan import Plan
 
 if TYPE_CHECKING:
     from .fuse import FusedFunction
-
-
-def one_device(name: str, tensors: list[Tensor]) -> list[Any]:
-    """Arrays on one device: 0-d tensors of the CPU go to where the others are."""
-    arrays = [t._data for t in tensors]
-    device = next((a.device for a in arrays if a.__class__ is DeviceArray), None)
-    if device is None:
-        return arrays
-    for i, a in enumerate(arrays):
-        if a.__class__ is not DeviceArray:
-            if a.ndim:
-                raise DeviceError(
-                    f"{name}: tensors must be on one device; got cpu (shape {a.shape}) and "
-                    f"{device}. Move one with .to('cpu') or .to('cuda')"
-                )
-            arrays[i] = device.from_host(a)
-    return arrays
 
 
 class FuseNode(Node):
@@ -80,7 +62,7 @@ class FuseNode(Node):
         plan = self.plan
         if graph or plan.backward is None:
             return self._body_gradient(gs, graph)
-        arrays = one_device(self.fn.__name__, list(self.args))
+        arrays = same_device(self.op, [t._data for t in self.args])
         backend: Any = backend_of(arrays[0])
         for k, (shape, dtype) in enumerate(self.like):
             if gs[k] is None:
