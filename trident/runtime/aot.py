@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from ..lang import Jit
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+WALKS: dict[str, tuple[str, ...]] = {
+    # launchers choose by architecture: what they chose on the left is compiled for the right
+    "sm_80": ("sm_80", "gfx942"),
+    "sm_90": ("sm_90",),
+    "sm_100": ("sm_100",),
+}
 
 
 def gpu_target(name: str) -> Any:
@@ -102,11 +108,21 @@ def _as_constant(value: Any) -> Any:
     return value.triton() if isinstance(value, Jit) else value
 
 
+_MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
+
+
 @dataclass
 class AotDevice(Device):
-    """Collects the specialisations that are launched on it; compile them with ``compile_all``."""
+    """Collects the specialisations that are launched on it, as launchers choose them for
+    ``target`` (one of ``WALKS``)."""
 
+    target: str = "sm_80"
     seen: dict[Specialization, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        digits = self.target.removeprefix("sm_")
+        self.capability = (int(digits[:-1]), int(digits[-1]))
+        self.multiprocessors = _MULTIPROCESSORS[self.target]
 
     def allocate(self, nbytes: int) -> Buffer:
         memory = np.zeros(nbytes + 16, np.uint8)

@@ -27,6 +27,15 @@ class Device:
     type = "cuda"
     index = 0
     interpreted = False
+    capability: tuple[int, int] = (0, 0)
+    """Compute capability, (9, 0) for sm_90; (0, 0) in the interpreter. Launchers choose by it."""
+    multiprocessors = 1
+    """How many programs run side by side at least: what persistent kernels size their grid by."""
+
+    @property
+    def architecture(self) -> str:
+        """``sm_90``, or ``host`` for the interpreter: what tuned configurations are kept by."""
+        return f"sm_{self.capability[0]}{self.capability[1]}" if any(self.capability) else "host"
 
     def allocate(self, nbytes: int) -> Buffer:
         raise TypeError(f"{type(self).__name__} does not allocate")
