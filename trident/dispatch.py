@@ -51,21 +51,32 @@ def _elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
     if n == 1 and isinstance(args[0], Tensor):
         x = args[0]
         a = x._data
-        if a.__class__ is _ndarray and ((d := a.dtype) is _F32 or d is _F64) and op.fast:
+        if a.__class__ is DeviceArray:
+            plan = op.plans.get((a.layout, *attrs.values()) if attrs else a.layout)
+            if plan is None:
+                return _general(op, args, attrs)
+            data = plan.one(a.ptr)
+            rules = op.device_rules
+        elif ((d := a.dtype) is _F32 or d is _F64) and op.fast:
             token = _quiet_set()
             try:
                 data = op.numpy(a, **attrs) if a.size < _BIG else cpu.blocked(op, (a,), attrs)
             finally:
                 _quiet_reset(token)
-            out = _new(Tensor)
-            out._data = data if data.__class__ is _ndarray else np.asarray(data)
-            if x._base is not None:
-                _late(x)
-            if x._requires_grad and op.vjp is not None and _enabled.get():
-                node = _record(op, args, (a,), attrs, (x._node or x,), out)
-                if not attrs:
-                    node.rule = op.rules[0] or first_rule(op, 0, node)
-            return out
+            if data.__class__ is not _ndarray:
+                data = np.asarray(data)
+            rules = op.rules
+        else:
+            return _general(op, args, attrs)
+        out = _new(Tensor)
+        out._data = data
+        if x._base is not None:
+            _late(x)
+        if x._requires_grad and op.vjp is not None and _enabled.get():
+            node = _record(op, args, (a,), attrs, (x._node or x,), out)
+            if not attrs:
+                node.rule = rules[0] or first_rule(op, 0, node, rules, data)
+        return out
     return _general(op, args, attrs)
 
 
@@ -90,21 +101,28 @@ def binary(op: Elementwise, x: Any, y: Any, attrs: dict[str, Any]) -> Any:
         d = b.dtype
     else:
         return _general(op, (x, y), attrs)
-    if not ((d is _F32 or d is _F64) and op.fast):  # a DeviceArray's dtype is neither
-        return _general(op, (x, y), attrs)
-    token = _quiet_set()
-    try:
-        if a.__class__ is _ndarray and a.size >= _BIG:
-            data = cpu.blocked(op, (a, b), attrs)
-        else:
-            data = op.numpy(a, b, **attrs)
-    except ValueError:
-        cpu.broadcast_error(op, (a, b))
-        raise
-    finally:
-        _quiet_reset(token)
+    if (d is _F32 or d is _F64) and op.fast:  # a DeviceArray's dtype is neither
+        token = _quiet_set()
+        try:
+            if a.__class__ is _ndarray and a.size >= _BIG:
+                data = cpu.blocked(op, (a, b), attrs)
+            else:
+                data = op.numpy(a, b, **attrs)
+        except ValueError:
+            cpu.broadcast_error(op, (a, b))
+            raise
+        finally:
+            _quiet_reset(token)
+        if data.__class__ is not _ndarray:
+            data = np.asarray(data)
+        rules = op.rules
+    else:
+        data = _planned(op, a, b, attrs)
+        if data is None:
+            return _general(op, (x, y), attrs)
+        rules = op.device_rules
     out = _new(Tensor)
-    out._data = data if data.__class__ is _ndarray else np.asarray(data)
+    out._data = data
     if a is not x and x._base is not None:
         _late(x)
     if b is not y and y._base is not None:
@@ -115,13 +133,30 @@ def binary(op: Elementwise, x: Any, y: Any, attrs: dict[str, Any]) -> Any:
         node = _record(op, (x, y), (a, b), attrs, (p, q), out)
         if not attrs:
             which = 1 if q is None else 2 if p is None else 3
-            node.rule = op.rules[which] or first_rule(op, which, node)
+            node.rule = rules[which] or first_rule(op, which, node, rules, data)
     return out
 
 
-def first_rule(op: Elementwise, which: int, node: ElementwiseNode) -> Any:
-    """Trace a CPU rule and keep it in the op's short table (0: unary; 1, 2, 3: which gradients)."""
-    rule = op.rules[which] = find_rule(op, node.edges, {}, cpu)
+def _planned(op: Elementwise, a: Any, b: Any, attrs: dict[str, Any]) -> Any:
+    """The result of a binary op by its launch plan; None where there is none."""
+    if a.__class__ is DeviceArray:
+        if b.__class__ is DeviceArray:
+            key = (a.layout, b.layout, *attrs.values()) if attrs else (a.layout, b.layout)
+            plan = op.plans.get(key)
+            return plan and plan.two(a.ptr, b.ptr)
+        if b.__class__ is not _ndarray:
+            plan = op.plans.get((a.layout, float, *attrs.values()))
+            return plan and plan.two(a.ptr, float(b))
+    elif b.__class__ is DeviceArray and a.__class__ is not _ndarray:
+        plan = op.plans.get((float, b.layout, *attrs.values()))
+        return plan and plan.two(float(a), b.ptr)
+    return None
+
+
+def first_rule(op: Elementwise, which: int, node: ElementwiseNode, rules: list, data: Any) -> Any:
+    """Trace a rule and keep it in the short table ``rules`` of the op and the backend of ``data``
+    (0: unary; 1, 2, 3: which gradients)."""
+    rule = rules[which] = find_rule(op, node.edges, {}, backend_of(data))
     return rule
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import inspect
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from ..kernels import layout
 from ..lang import cdiv, next_power_of_2
 from ..ops.registry import REGISTRY, Elementwise, Fused, Primitive
 from ..runtime import Device, DeviceArray, host_window, launch
+from ..runtime.array import Layout
+from ..runtime.plan import ElementwisePlan, Plan, Plans, planned, record
 from ..shapes import Shape
 from . import emitter
 from .arrange import merged
@@ -101,6 +103,60 @@ def run_graph(
 
 def elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> DeviceArray:
     """Run an elementwise op on DeviceArrays and Python numbers, in one launch."""
+    device = next(a.buffer.device for a in args if a.__class__ is DeviceArray)
+    key = _elementwise_key(op, args, attrs) if device.plans else None
+    if key is None:
+        return _elementwise(op, args, attrs)
+    plan = op.plans.get(key)
+    if plan is not None:
+        return plan.several([a.ptr if a.__class__ is DeviceArray else float(a) for a in args])
+    if not op.plans.wanted():
+        return _elementwise(op, args, attrs)
+    with record() as rec:
+        out = _elementwise(op, args, attrs)
+    if rec.complete and len(rec.launches) == 1:
+        live = range(len(args))
+        op.plans.keep(key, ElementwisePlan(rec, device, len(args), live))
+    return out
+
+
+def _elementwise_key(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> Any:
+    """What an elementwise launch depends on; None where that is more than layouts and attributes.
+
+    ``dispatch`` looks plans up by the same keys: one layout, or a tuple of layouts (``float``
+    for a number, which float32 kernels take as an argument) and attributes.
+    """
+    parts: list[Any] = []
+    numbers = False
+    narrow = True
+    for a in args:
+        if a.__class__ is DeviceArray:
+            layout = Layout.of(a)
+            parts.append(layout)
+            d = layout.dtype
+            if d.kind != "float":
+                if op.result == "float":  # the default dtype decides
+                    return None
+                narrow = narrow and d.kind == "bool"
+            elif d is dtypes.float64:
+                narrow = False
+        elif a.__class__ is float or a.__class__ is int:
+            numbers = True
+            parts.append(float)
+        else:
+            return None
+    if numbers and not narrow:  # numbers of these types select the kernel
+        return None
+    if not attrs:
+        return parts[0] if len(parts) == 1 else tuple(parts)
+    try:
+        hash(key := (*parts, *attrs.values()))
+    except TypeError:
+        return None
+    return key
+
+
+def _elementwise(op: Elementwise, args: tuple, attrs: dict[str, Any]) -> DeviceArray:
     promoted = promote(op, args)
     shape = shapes.broadcast(op.name, *[a.shape for a in args if hasattr(a, "shape")])
     key = (op, promoted.name, tuple(attrs.items()))  # a name may be defined again
@@ -135,16 +191,34 @@ def rule_function(graph: Graph, bindings: dict[str, str]) -> Callable:
     }
     wanted = [o for o in graph.outputs if o is not None]
     key = ("rule", graph.name, id(graph))
+    sources = [order[name] for name in graph.inputs]
+    read = [i for i in graph.live() if i < len(graph.inputs)]
+    at_g = sources.index("g")
+    plans = Plans()
+
+    def compute(values: list) -> tuple:
+        g = values[at_g]
+        dtypes_out = [g.dtype] * len(wanted)
+        results = iter(run_graph(key, graph, values, g.shape, dtypes_out, g.dtype.compute))
+        return tuple(None if o is None else next(results) for o in graph.outputs)
 
     def run(g: DeviceArray, a: tuple | None, out: Any) -> tuple:
-        values = []
-        for name in graph.inputs:
-            e = order[name]
-            values.append(g if e == "g" else out if e == "out" else a[e] if a is not None else None)
-        results = iter(
-            run_graph(key, graph, values, g.shape, [g.dtype] * len(wanted), g.dtype.compute)
-        )
-        return tuple(None if o is None else next(results) for o in graph.outputs)
+        values = [
+            g if e == "g" else out if e == "out" else a[e] if a is not None else None
+            for e in sources
+        ]
+        if not g.buffer.device.plans:
+            return compute(values)
+        used = [g, *(values[i] for i in read if i != at_g)]
+
+        def again(operands: Sequence[Any]) -> tuple:
+            given = list(values)
+            given[at_g] = operands[0]
+            for i, v in zip((i for i in read if i != at_g), operands[1:]):
+                given[i] = v
+            return compute(given)
+
+        return run_planned(plans, used, (), again)
 
     run.graph = graph  # type: ignore[attr-defined]
     return run
@@ -154,8 +228,50 @@ def run_rule(function: Callable, g: DeviceArray, args: tuple | None, out: Any) -
     return function(g, args, out)
 
 
+def run_planned(
+    plans: Plans, operands: Sequence[Any], more: tuple, run: Callable[[Sequence[Any]], Any]
+) -> Any:
+    """``run(operands)``, by a launch plan where there is one; recorded into one where there can be.
+
+    ``more`` is what ``run`` depends on beside the layouts of ``operands`` and the switches. Numbers
+    among the operands are not kept. ``run`` returns an array or a tuple of arrays and None.
+    """
+    layouts: list[Any] = []
+    for a in operands:
+        if a.__class__ is DeviceArray:
+            layouts.append(a.layout or Layout.of(a))
+        elif a is None:
+            layouts.append(None)
+        else:
+            return run(operands)
+    key = (*layouts, *more, config.matmul_precision.get(), config.autotune.get())
+    try:
+        plan = plans.get(key, plans)
+    except TypeError:  # an attribute that does not hash
+        return run(operands)
+    if plan.__class__ is Plan:
+        plans.used = 0
+        results = plan.run([0 if a is None else a.ptr for a in operands])
+        return tuple(results) if plan.form is tuple else results[0]
+    if plan is None:
+        return run(operands)
+    device = next(x.device for x in layouts if x is not None)
+    return planned(plans, key, device, operands, run, _parts)
+
+
+def _parts(done: Any) -> tuple[Sequence[DeviceArray | None], Any]:
+    return (done, tuple) if isinstance(done, tuple) else ((done,), None)
+
+
 def primitive(op: Primitive, args: tuple, attrs: dict[str, Any]) -> Any:
     """Allocate what ``infer`` says and let the op's launcher fill it."""
+    if not args or not _device_of(args, attrs).plans:
+        return _primitive(op, args, attrs)
+    more = tuple(attrs.values())
+    return run_planned(op.plans, args, more, lambda a: _primitive(op, tuple(a), attrs))
+
+
+def _primitive(op: Primitive, args: tuple, attrs: dict[str, Any]) -> Any:
     want = op.infer(*specs(args), **attrs)
     device = _device_of(args, attrs)
     args = tuple(_to_device(a, device) for a in args)
@@ -189,6 +305,23 @@ def fused_forward(
 
     CPU arrays (inside ``interpret``) are passed as windows on their memory; CPU arrays come out.
     """
+    if _device_of(args, attrs).plans:
+        several = isinstance(out, tuple)
+
+        def run(a: Sequence[Any]) -> tuple:
+            data, saved = _fused_forward(op, tuple(a), attrs, out)
+            return (*(data if several else (data,)), *saved.values())
+
+        results = run_planned(op.plans, args, tuple(attrs.values()), run)
+        n = len(out) if several else 1
+        data = results[:n] if several else results[0]
+        return data, dict(zip(op.residuals, results[n:]))
+    return _fused_forward(op, args, attrs, out)
+
+
+def _fused_forward(
+    op: Fused, args: tuple, attrs: dict[str, Any], out: Any
+) -> tuple[Any, dict[str, DeviceArray]]:
     on_host = not any(isinstance(a, DeviceArray) for a in args)
     args = _windows(args)
     device = _device_of(args, attrs)
@@ -229,6 +362,28 @@ def fused_backward(
     op: Fused, g: Any, args: tuple, attrs: dict[str, Any], out: Any, saved: dict, mask: tuple
 ) -> tuple:
     """Run a fused op's backward launcher; one gradient per operand, None where not wanted."""
+    if _device_of(args, attrs).plans:
+        # what the launcher reads, flat: g and out may be tuples
+        gs = g if isinstance(g, tuple) else (g,)
+        outs = out if isinstance(out, tuple) else (out,)
+        n, m = len(args), len(args) + len(gs)
+
+        def run(a: Sequence[Any]) -> tuple:
+            given_g = tuple(a[n:m]) if isinstance(g, tuple) else a[n]
+            given_out = tuple(a[m : m + len(outs)]) if isinstance(out, tuple) else a[m]
+            residuals = dict(zip(saved, a[m + len(outs) :]))
+            return _fused_backward(
+                op, given_g, tuple(a[:n]), attrs, given_out, residuals, mask
+            )  # fmt: skip
+
+        operands = (*args, *gs, *outs, *saved.values())
+        return run_planned(op.backward_plans, operands, (mask, *attrs.values()), run)
+    return _fused_backward(op, g, args, attrs, out, saved, mask)
+
+
+def _fused_backward(
+    op: Fused, g: Any, args: tuple, attrs: dict[str, Any], out: Any, saved: dict, mask: tuple
+) -> tuple:
     on_host = not any(isinstance(a, DeviceArray) for a in args)
     g, args, out = _windows(g), _windows(args), _windows(out)
     values: dict[str, Any] = {**dict(zip(op.operands, args)), **attrs, **saved, "g": g, "out": out}

@@ -25,6 +25,7 @@ from typing import Any
 from .. import dtypes, shapes
 from ..dtypes import dtype as DType
 from ..errors import missing_name
+from ..runtime.plan import Plans
 from ..shapes import Shape
 from . import declarations
 
@@ -195,6 +196,8 @@ class Elementwise(Op):
         self.method = options.pop("method", True)
         self.trace_cache: dict = {}
         self.rules: list[Any] = [None, None, None, None]
+        self.device_rules: list[Any] = [None, None, None, None]
+        self.plans = Plans()
         self.fast = self.takes != "int" and not self.untyped
         declarations.leftover(self.kind, self.name, options, _ELEMENTWISE_OPTIONS)
         declarations.check_elementwise(self, vjp)
@@ -223,6 +226,7 @@ class Primitive(Op):
         self.dtypes: tuple[DType, ...] = options.pop("dtypes", dtypes.FLOATS)
         self.method = options.pop("method", True)
         self.constant: tuple[str, ...] = options.pop("constant", ())
+        self.plans = Plans()
         self.grad_outputs: tuple[int, ...] | None = options.pop("grad_outputs", None)
         if options:
             raise TypeError(f"primitive {self.name}: unknown options {sorted(options)}")
@@ -256,6 +260,7 @@ class Fused(Op):
         self.method = options.pop("method", True)
         self.check: Callable | None = None
         self.infer_cache: dict = {}
+        self.plans, self.backward_plans = Plans(), Plans()
         declarations.leftover(self.kind, self.name, options, _FUSED_OPTIONS)
         declarations.check_dtypes(self.kind, self.name, self.dtypes)
         if launched:  # a function of fuse has no launchers that ask for arrays by name

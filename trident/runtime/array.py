@@ -34,9 +34,12 @@ class Buffer:
 
 
 class DeviceArray:
-    """(buffer, offset, shape, strides, dtype); offset and strides count elements."""
+    """(buffer, offset, shape, strides, dtype); offset and strides count elements.
 
-    __slots__ = ("buffer", "dtype", "offset", "shape", "strides")
+    ``ptr`` is the address of the first element, ``layout`` the array's ``Layout`` once asked for.
+    """
+
+    __slots__ = ("buffer", "dtype", "layout", "offset", "ptr", "shape", "strides")
 
     contiguous: Callable[[DeviceArray], DeviceArray]
     """Itself, or a contiguous copy. A copy takes a kernel, so ``custom`` fills this in."""
@@ -49,15 +52,12 @@ class DeviceArray:
         self.strides = strides
         self.dtype = dtype
         self.offset = offset
+        self.ptr: int = buffer.ptr + offset * dtype.itemsize
+        self.layout: Layout | None = None
 
     @property
     def device(self) -> Device:
         return self.buffer.device
-
-    @property
-    def ptr(self) -> int:
-        """Address of the first element."""
-        return self.buffer.ptr + self.offset * self.dtype.itemsize
 
     @property
     def ndim(self) -> int:
@@ -153,3 +153,55 @@ class DeviceArray:
             f"DeviceArray(shape={self.shape}, strides={self.strides}, dtype={self.dtype.name}, "
             f"device={self.device})"
         )
+
+
+class Layout:
+    """Everything a launcher sees of an array but its address: device, dtype, shape, strides, and
+    whether the address is divisible by 16.
+
+    Equal layouts are one object, so that looking a launch plan up compares identities.
+    """
+
+    __slots__ = ("aligned", "device", "dtype", "shape", "strides")
+
+    def __init__(
+        self, device: Device, dtype: DType, shape: Shape, strides: Shape, aligned: bool
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.shape = shape
+        self.strides = strides
+        self.aligned = aligned
+
+    @staticmethod
+    def of(array: DeviceArray) -> Layout:
+        """The layout of ``array``, which keeps it.
+
+        >>> from trident.runtime import host_window
+        >>> from trident.runtime.array import Layout
+        >>> a, b = host_window(np.zeros((2, 3))), host_window(np.ones((2, 3)))
+        >>> Layout.of(a) is Layout.of(b), Layout.of(a) is Layout.of(b[0])
+        (True, False)
+        """
+        layout = array.layout
+        if layout is None:
+            parts = (
+                array.buffer.device, array.dtype, array.shape, array.strides, array.ptr % 16 == 0
+            )  # fmt: skip
+            layout = _layouts.get(parts)
+            if layout is None:
+                if len(_layouts) >= _LAYOUTS:  # plans of forgotten layouts are not found again
+                    _layouts.clear()
+                layout = _layouts[parts] = Layout(*parts)
+            array.layout = layout
+        return layout
+
+    def array(self, buffer: Buffer, offset: int) -> DeviceArray:
+        """An array of this layout; the caller knows that the address is as the layout says."""
+        out = DeviceArray(buffer, self.shape, self.strides, self.dtype, offset)
+        out.layout = self
+        return out
+
+
+_LAYOUTS = 1 << 16
+_layouts: dict[tuple, Layout] = {}

@@ -29,6 +29,8 @@ class Device:
     interpreted = False
     capability: tuple[int, int] = (0, 0)
     """Compute capability, (9, 0) for sm_90; (0, 0) in the interpreter. Launchers choose by it."""
+    plans = False
+    """Whether what an op launches here can be recorded and repeated (``plan.py``)."""
     multiprocessors = 1
     """How many programs run side by side at least: what persistent kernels size their grid by."""
 
