@@ -161,6 +161,31 @@ def test_the_key_has_all_that_changes_a_launch(planning):
     assert [trident.sum(x, d).tolist() for d in (0, 1, 0, 1)] == [[4.0, 6.0], [3.0, 7.0]] * 2
 
 
+def test_fused_functions_repeat(planning, rng):
+    def chain(x, w, b):
+        return trident.nn.functional.gelu(x * w + b)
+
+    def loss(x, t):
+        return -(trident.log_softmax(x, -1) * t).sum(-1).mean()
+
+    for f, shapes in ((chain, [(5, 6), (6,), (6,)]), (loss, [(4, 7), (4, 7)])):
+        fused = trident.fuse(f)
+        found = {}
+        inputs = [[rng.standard_normal(s).astype(np.float32) for s in shapes] for _ in range(3)]
+        for device in ("cuda", "cpu"):
+            for k, arrays in enumerate(inputs):
+                before = planning.repeated
+                given = [trident.tensor(a, device=device, requires_grad=True) for a in arrays]
+                out = fused(*given)
+                out.backward(trident.ones_like(out))
+                found.setdefault(k, []).append([out._host(), *(t.grad._host() for t in given)])
+                if device == "cuda" and k:
+                    assert planning.repeated >= before + 2, "forward or backward was not repeated"
+        for on_cuda, on_cpu in found.values():
+            for g, w in zip(on_cuda, on_cpu):
+                assert_close(g, w, rtol=1e-4, atol=1e-5)
+
+
 def test_layouts_are_one_object_each(planning):
     a, b = planning.empty((2, 3), dtypes.float32), planning.empty((2, 3), dtypes.float32)
     assert Layout.of(a) is Layout.of(b) is a.layout

@@ -61,6 +61,12 @@ def run(program: Program, arrays: list[Any], sizes: dict[int, int], backend: Any
     ``sizes`` are those of the domain's axes, none of them 0; ``backend`` is the module that the
     arrays belong to.
     """
+    return list(
+        backend.repeated(program, arrays, sizes, lambda a: _run(program, list(a), sizes, backend))
+    )
+
+
+def _run(program: Program, arrays: list[Any], sizes: dict[int, int], backend: Any) -> tuple:
     values = list(arrays)
     for axes in program.counts.values():
         values.append(float(shapes.numel(sizes[a] for a in axes)))
@@ -81,7 +87,7 @@ def run(program: Program, arrays: list[Any], sizes: dict[int, int], backend: Any
             else:
                 operands.append(_beside_columns(work, i))
         tail = backend.run_small(program.tail, operands, _tail_shapes(program, work))
-    return [_finish(o, work, tail, backend) for o in program.outputs]
+    return tuple(_finish(o, work, tail, backend) for o in program.outputs)
 
 
 def _beside_columns(work: Work, i: int) -> Any:

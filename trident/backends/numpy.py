@@ -361,6 +361,14 @@ def empty_like_device(like: np.ndarray, shape: Shape, dtype: DType) -> np.ndarra
     return np.empty(shape, dtype.np)
 
 
+def repeated(
+    program: Any, arrays: Sequence[Any], sizes: dict[int, int],
+    run: Callable[[Sequence[Any]], Any],
+) -> Any:  # fmt: skip
+    """``run(arrays)``: there is nothing to keep on the CPU."""
+    return run(arrays)
+
+
 def run_loops(work: Any) -> list[np.ndarray]:
     """The loops of a fused program: compiled C where there is a compiler, else numpy on blocks."""
     from . import blocks, compiled

@@ -47,7 +47,7 @@ class Output:
     axes: tuple[int, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """``graph``: the loop; its outputs are stores first, then partial sums (``partials``)."""
 

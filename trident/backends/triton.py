@@ -464,6 +464,17 @@ def empty_like_device(like: DeviceArray, shape: Shape, dtype: DType) -> DeviceAr
     return like.device.empty(shape, dtype)
 
 
+def repeated(
+    program: Any, arrays: Sequence[Any], sizes: dict[int, int],
+    run: Callable[[Sequence[Any]], Any],
+) -> Any:  # fmt: skip
+    """``run(arrays)``: all launches of a fused program, by a launch plan where there can be one."""
+    if not arrays[0].buffer.device.plans:
+        return run(arrays)
+    plans = program.__dict__.setdefault("plans", Plans())
+    return run_planned(plans, arrays, tuple(sizes.items()), run)
+
+
 def run_loops(work: Any) -> list[DeviceArray]:
     """The loops of a fused program, in one launch (and one for each partial sum)."""
     from . import tile_loops
@@ -475,13 +486,10 @@ def run_small(
     graph: Graph, operands: list, results: list[tuple[Shape, DType]]
 ) -> list[DeviceArray]:
     """The tail of a fused program: one launch for all results of a shape."""
-    device = next(a.device for a in operands if isinstance(a, DeviceArray))
     wide = any(d is dtypes.float64 for d in graph.input_dtypes)
-    number = np.float64 if wide else np.float32
-    arrays = [
-        a if isinstance(a, DeviceArray) else device.from_host(np.asarray(a, number))
-        for a in operands
-    ]
+    number = dtypes.float64 if wide else dtypes.float32
+    like = next(a for a in operands if isinstance(a, DeviceArray))
+    arrays = [a if isinstance(a, DeviceArray) else full(like, (), a, number) for a in operands]
     found: list[Any] = [None] * len(results)
     for shape in dict.fromkeys(s for s, _ in results):
         at = [i for i, (s, _) in enumerate(results) if s == shape]
