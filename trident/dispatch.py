@@ -6,6 +6,7 @@ so they are kept flat: collect arrays, run the backend, wrap, record.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -302,11 +303,13 @@ def _wrap(data: Any) -> Tensor:
 
 def _primitive(op: Any, args: tuple, attrs: dict[str, Any]) -> Any:
     arrays = []
-    on_host = True
+    on_host = on_device = True
     for a in args:
         if isinstance(a, Tensor):
             a = a._data
-            if a.__class__ is not _ndarray:
+            if a.__class__ is _ndarray:
+                on_device = False
+            else:
                 on_host = False
         elif a is not None:
             a = _operand(op, a)
@@ -315,9 +318,16 @@ def _primitive(op: Any, args: tuple, attrs: dict[str, Any]) -> Any:
         arrays.append(a)
     if on_host:
         return _finish(op, args, attrs, cpu.primitive(op, arrays, attrs))
-    arrays = same_device(op, arrays)
-    device_array = next(a for a in arrays if a.__class__ is DeviceArray)
-    return _finish(op, args, attrs, backend_of(device_array).primitive(op, tuple(arrays), attrs))
+    if not on_device:
+        arrays = same_device(op, arrays)
+    return _finish(op, args, attrs, _device_backend().primitive(op, arrays, attrs))
+
+
+@functools.cache
+def _device_backend() -> Any:
+    from .backends import triton
+
+    return triton
 
 
 def _view(op: Any, args: tuple, attrs: dict[str, Any]) -> Tensor:
@@ -529,7 +539,7 @@ def shallow(t: Tensor) -> Tensor:
 def check_writable(name: str, target: Tensor, sources: tuple) -> None:
     """Raise where ``target`` cannot be written, or the write could not be recorded truthfully."""
     data = target._data
-    if (data.__class__ is _ndarray and not data.flags.writeable) or overlaps(data):
+    if not writeable(data) or overlaps(data):
         what = "elements share memory (it is expanded)" if overlaps(data) else "memory is read-only"
         raise AutogradError(f"{name}: the tensor's {what}; clone() it before writing")
     if not _enabled.get():
@@ -554,6 +564,13 @@ def check_writable(name: str, target: Tensor, sources: tuple) -> None:
             f"{name}: a view of {what} that requires grad, made under no_grad(), is overwritten "
             "where recording is on; write under no_grad() too, or make the view outside of it"
         )
+
+
+def writeable(data: Any) -> bool:
+    """Whether memory may be written: some is lent by other libraries to be read."""
+    if data.__class__ is _ndarray:
+        return data.flags.writeable
+    return not getattr(data.buffer.memory, "readonly", False)
 
 
 def write_fits(name: str, target: Tensor, result: Tensor) -> None:

@@ -228,6 +228,9 @@ def run_rule(function: Callable, g: DeviceArray, args: tuple | None, out: Any) -
     return function(g, args, out)
 
 
+_precision, _tuning = config.matmul_precision.get, config.autotune.get
+
+
 def run_planned(
     plans: Plans, operands: Sequence[Any], more: tuple, run: Callable[[Sequence[Any]], Any]
 ) -> Any:
@@ -237,25 +240,29 @@ def run_planned(
     among the operands are not kept. ``run`` returns an array or a tuple of arrays and None.
     """
     layouts: list[Any] = []
+    addresses: list[int] = []
     for a in operands:
         if a.__class__ is DeviceArray:
             layouts.append(a.layout or Layout.of(a))
+            addresses.append(a.ptr)
         elif a is None:
             layouts.append(None)
+            addresses.append(0)
         else:
             return run(operands)
-    key = (*layouts, *more, config.matmul_precision.get(), config.autotune.get())
+    key = (*layouts, *more, _precision(), _tuning())
     try:
         plan = plans.get(key, plans)
     except TypeError:  # an attribute that does not hash
         return run(operands)
     if plan.__class__ is Plan:
         plans.used = 0
-        results = plan.run([0 if a is None else a.ptr for a in operands])
-        return tuple(results) if plan.form is tuple else results[0]
-    if plan is None:
+        if plan.form is tuple:
+            return tuple(plan.run(addresses))
+        return plan.one(addresses) if plan.short is not None else plan.run(addresses)[0]
+    device = next((x.device for x in layouts if x is not None), None)
+    if plan is None or device is None or not device.plans:
         return run(operands)
-    device = next(x.device for x in layouts if x is not None)
     return planned(plans, key, device, operands, run, _parts)
 
 
@@ -263,10 +270,23 @@ def _parts(done: Any) -> tuple[Sequence[DeviceArray | None], Any]:
     return (done, tuple) if isinstance(done, tuple) else ((done,), None)
 
 
-def primitive(op: Primitive, args: tuple, attrs: dict[str, Any]) -> Any:
+def primitive(op: Primitive, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
     """Allocate what ``infer`` says and let the op's launcher fill it."""
-    if not args or not _device_of(args, attrs).plans:
-        return _primitive(op, args, attrs)
+    layouts = []
+    addresses = []
+    for a in args:  # as in run_planned, for the most frequent case
+        if a.__class__ is not DeviceArray:
+            break
+        layouts.append(a.layout)
+        addresses.append(a.ptr)
+    else:
+        try:
+            plan = op.plans.get((*layouts, *attrs.values(), _precision(), _tuning()))
+        except TypeError:
+            plan = None
+        if plan is not None and plan.short is not None and plan.form is None:
+            op.plans.used = 0
+            return plan.one(addresses)
     more = tuple(attrs.values())
     return run_planned(op.plans, args, more, lambda a: _primitive(op, tuple(a), attrs))
 

@@ -347,8 +347,8 @@ def _public(op: Op, module: str | None = None) -> Callable:
             kwargs = {**defaults, **kwargs}
             if len(kwargs) != len(names):
                 args, kwargs = bind(args, kwargs)
-        elif fixed and not kwargs and arity < len(args) == most:
-            kwargs = dict(zip(names, args[arity:]))
+        elif fixed and not kwargs and complete and arity < len(args) <= most:
+            kwargs = {**defaults, **dict(zip(names, args[arity:]))}
             args = args[:arity]
         else:
             args, kwargs = bind(args, kwargs)

@@ -12,6 +12,7 @@ alignment of the address) and by whatever else the launcher reads: attributes an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -83,12 +84,12 @@ def shadow(array: DeviceArray) -> DeviceArray:
 class Plan:
     """Allocations, launches and results of an op, for operands of recorded layouts."""
 
-    __slots__ = ("device", "form", "launches", "outs", "sizes")
+    __slots__ = ("allocate", "form", "launches", "outs", "short", "sizes", "stream")
 
     def __init__(
         self,
         rec: Recording,
-        device: Device,
+        device: Any,
         operands: Sequence[DeviceArray | None],
         results: Sequence[DeviceArray | None],
         form: Any,
@@ -100,44 +101,99 @@ class Plan:
         for i, a in enumerate(operands):
             if a is not None:
                 place[id(a.buffer)] = (i, a.ptr)
+        first = len(operands)
         for k, buffer in enumerate(rec.allocated):
-            place[id(buffer)] = (len(operands) + k, buffer.ptr)
-        self.device = device
+            place[id(buffer)] = (first + k, buffer.ptr)
+        self.allocate = device.allocate
+        self.stream = device.current_stream.get
         self.sizes = tuple(b.nbytes for b in rec.allocated)
-        self.launches = []
-        for bound, (x, y, z), args in rec.launches:
-            patches = []
-            fixed: list[Any] = list(args)
-            for at, a in enumerate(args):
-                if isinstance(a, DeviceArray):
-                    source, start = place[id(a.buffer)]
-                    patches.append((at, source, a.ptr - start))
-                    fixed[at] = None
-            self.launches.append((bound.start, x, y, z, fixed, tuple(patches)))
+        self.launches = [
+            (bound.start, x, y, z, *_arguments(args, place))
+            for bound, (x, y, z), args in rec.launches
+        ]
         self.form = form
         self.outs: list[tuple[int, Layout, int] | None] = []
         for r in results:
             if r is None:
                 self.outs.append(None)
                 continue
-            k, start = place[id(r.buffer)]
-            if k < len(operands):
+            k, _ = place[id(r.buffer)]
+            if k < first:
                 raise LookupError("a result lies on an operand")
-            self.outs.append((k - len(operands), Layout.of(r), r.offset))
+            self.outs.append((k - first, Layout.of(r), r.offset))
+        self.short: tuple | None = None
+        """One launch, one allocation, one result at its start, as most ops have it."""
+        if (
+            len(self.launches) == len(self.sizes) == len(self.outs) == 1
+            and self.outs[0] is not None
+        ):
+            _, layout, offset = self.outs[0]
+            if not offset:
+                parts = (layout.shape, layout.strides, layout.dtype)
+                self.short = (*self.launches[0], self.sizes[0], layout, *parts)
 
     def run(self, addresses: list[int]) -> list[Any]:
         """The results (arrays, None where the op gave None) for operands at ``addresses`` (0 where
         one is absent)."""
-        device = self.device
-        allocate = device.allocate
+        if self.short is not None:
+            return [self.one(addresses)]
+        allocate = self.allocate
         buffers = [allocate(n) for n in self.sizes]
         where = addresses + [b.ptr for b in buffers]
-        stream = device.current_stream.get()  # type: ignore[attr-defined]
-        for start, x, y, z, args, patches in self.launches:
-            for at, source, offset in patches:
-                args[at] = where[source] + offset
-            start(x, y, z, stream, tuple(args))
+        stream = self.stream()
+        for start, x, y, z, build, fixed in self.launches:
+            start(x, y, z, stream, build(where, fixed))
         return [o and o[1].array(buffers[o[0]], o[2]) for o in self.outs]
+
+    def one(self, addresses: list[int]) -> DeviceArray:
+        """The result of a plan that has ``short``."""
+        start, x, y, z, build, fixed, nbytes, layout, shape, strides, dtype = self.short  # type: ignore[misc]
+        out = _new(DeviceArray)
+        out.buffer = buffer = self.allocate(nbytes)
+        out.ptr = p = buffer.ptr
+        out.offset = 0
+        out.shape = shape
+        out.strides = strides
+        out.dtype = dtype
+        out.layout = layout
+        addresses.append(p)
+        start(x, y, z, self.stream(), build(addresses, fixed))
+        return out
+
+
+def _arguments(args: tuple, place: dict[int, tuple[int, int]]) -> tuple[Callable, tuple]:
+    """How a launch's arguments are made: ``build(addresses, fixed)`` and ``fixed``.
+
+    Runs of arguments that are the same each time are tuples in ``fixed``; the text of ``build``
+    says what stands between them: ``(w[0], w[2] + f[0], *f[1], w[1])``. Few texts serve all ops.
+    """
+    parts: list[str] = []
+    fixed: list[Any] = []
+    run: list[Any] = []
+
+    def close() -> None:
+        if run:
+            parts.append(f"*f[{len(fixed)}]")
+            fixed.append(tuple(run))
+            run.clear()
+
+    for a in args:
+        if not isinstance(a, DeviceArray):
+            run.append(a)
+            continue
+        close()
+        source, start = place[id(a.buffer)]
+        offset = a.ptr - start
+        parts.append(f"w[{source}] + f[{len(fixed)}]" if offset else f"w[{source}]")
+        if offset:
+            fixed.append(offset)
+    close()
+    return _builder(f"lambda w, f: ({', '.join(parts)},)"), tuple(fixed)
+
+
+@functools.lru_cache(maxsize=4096)
+def _builder(text: str) -> Callable:
+    return eval(text)
 
 
 class ElementwisePlan:
