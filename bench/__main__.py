@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("speed", "host", "gpu", "kernels", "mutation")
+NAMES = ("speed", "host", "gpu", "kernels", "memory", "mutation")
 
 
 def main() -> int:

@@ -22,6 +22,8 @@ STEPS: dict[str, tuple[list[str], dict[str, str]]] = {
     "cuda": (["-m", "pytest", "--device", "cuda"], {"TRITON_INTERPRET": "1"}),
     "cpu": (["-m", "pytest", "--device", "cpu"], {}),
     "kernels": (["-m", "bench", "kernels", "--quick", "--check", "--jobs", "1"], {}),
+    "stub": (["-m", "pytest", "tests/stub"], {}),
+    "host": (["-m", "bench", "host", "--check"], {}),
     "docs": (["-m", "pytest", "tests/run_docs.py"], {}),
     "examples": (["-m", "pytest", "tests/run_examples.py"], {}),
     "types": (["-m", "mypy"], {}),

@@ -64,12 +64,12 @@ class PlanningHost(HostDevice):
             x, y, z = (*grid, 1, 1)[:3]
             rec.launch(Bound(self, kernel, args, constexprs, options), (x, y, z), args)
 
-    def copy_in(self, target, source):
+    def copy_in(self, target, source, wait=True):
         if (rec := recording.get()) is not None:
             rec.leave()
-        super().copy_in(target, source)
+        super().copy_in(target, source, wait)
 
-    def to_host(self, array) -> np.ndarray:
+    def to_host(self, array, wait=True) -> np.ndarray:
         if (rec := recording.get()) is not None:
             rec.leave()
-        return super().to_host(array)
+        return super().to_host(array, wait)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from planning import PlanningHost
 
 import trident
 from trident import dtypes, runtime
@@ -18,8 +19,6 @@ from trident.runtime.array import Layout
 from trident.runtime.plan import Plan, Plans, Recording, record
 from trident.testing import Draw, assert_close
 from trident.testing.cases import differentiable, float_dtypes, placed, run, sample, tensors
-
-from planning import PlanningHost
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="runs in Triton's interpreter"

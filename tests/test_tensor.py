@@ -236,30 +236,6 @@ def test_numpy_refusals(device):
         trident.from_numpy([1.0])
 
 
-@pytest.mark.parametrize("name", [*INTS, "float16", "float32", "float64", "bool"])
-def test_dlpack_without_a_copy(name, rng):
-    a = rng.integers(0, 2, (3, 4)).astype(named(name).np)
-    x = trident.from_dlpack(a)
-    assert np.shares_memory(x.numpy(), a)
-    b = np.from_dlpack(trident.from_numpy(a))
-    assert np.shares_memory(b, a)
-    y = trident.from_dlpack(x)
-    y[0, 0] = 1
-    assert a[0, 0] == 1
-    assert x.__dlpack_device__() == (1, 0)
-    equal(trident.from_dlpack(trident.from_numpy(a).T), a.T)
-
-
-def test_dlpack_refusals(device):
-    with pytest.raises(AutogradError, match="requires grad"):
-        trident.ones(2, requires_grad=True).__dlpack__()
-    with pytest.raises(DTypeError, match="bfloat16"):
-        trident.ones(2, dtype=trident.bfloat16).__dlpack__()
-    if device == "cuda":
-        with pytest.raises(TypeError, match=r"x.cpu\(\)"):
-            trident.ones(2, device=device).__dlpack__()
-
-
 def test_as_tensor_shares_where_it_can(device):
     a = np.array([1.0, 2.0], np.float32)
     x = trident.as_tensor(a)
@@ -407,7 +383,7 @@ def test_device_objects(device):
     assert pickle.loads(pickle.dumps(trident.device("cuda:0"))) == trident.device("cuda:0")
     with pytest.raises(DeviceError, match="device: expected 'cpu', 'cuda' or 'cuda:N'; got 'gpu'"):
         trident.device("gpu")
-    with pytest.raises(DeviceError, match="one cuda device"):
+    with pytest.raises(DeviceError, match="only cuda:0 can be here; got 'cuda:3'"):
         trident.device("cuda:3")
 
 

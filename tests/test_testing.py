@@ -307,6 +307,17 @@ def test_sites_list_the_edits_of_a_kernel():
     assert not any(kind == "other changed" for kind, _ in found)
 
 
+def test_an_edit_has_one_role_in_kernels_for_all_layouts():
+    """The emitter writes as many strides as a layout needs, and the edit is the same."""
+    sites = [
+        edits.Site(
+            "strides swapped", f"(x_stride0, x_stride1{more}", f"(x_stride1, x_stride0{more}"
+        )
+        for more in (") tl.program_id(0)", ", y_stride0) tl.program_id(0)")
+    ]
+    assert {edits.role(s) for s in sites} == {("strides swapped", "x_stride0,x_stride1")}
+
+
 def test_mutated_leaves_the_kernel_as_it_is():
     site = next(s for s in edits.sites(scale_kernel.fn) if s.kind == "bound one short")
     broken = edits.mutated(scale_kernel, site)
@@ -350,6 +361,8 @@ def test_mutate_shows_what_samples_miss(define):
         ("cumsum", "scan.cumulate_kernel", ("last block dropped", "store mask dropped")),
         ("sum", "reduce.reduce_kernel", ("bound one short", "accumulator not cleared")),
         ("relu", "generated.relu_kernel", ("load mask dropped", "strides swapped")),
+        ("nll_reduced", "cross_entropy.target_of", ("bound one too far", "mask term dropped")),
+        ("winners", "scatter.winners_kernel", ("bound one short",)),
     ],
 )
 def test_mutants_of_the_projects_kernels_are_killed(name, kernel, kinds):

@@ -12,7 +12,7 @@ import importlib as _importlib
 import math as _math
 from typing import Any as _Any
 
-from . import autograd, config, cuda, dispatch, ops
+from . import accelerator, autograd, config, cuda, dispatch, ops
 from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from .creation import (
     arange,
@@ -21,7 +21,6 @@ from .creation import (
     empty,
     empty_like,
     eye,
-    from_dlpack,
     from_numpy,
     full,
     full_like,
@@ -68,15 +67,29 @@ from .dtypes import (
     uint8,
 )
 from .dtypes import bool_ as bool
+from .errors import OutOfMemoryError
+from .interop import from_dlpack
 from .lang import cdiv, jit, next_power_of_2
 from .legacy import CPU_TYPES as _CPU_TYPES
+from .memory_formats import (
+    channels_last,
+    channels_last_3d,
+    contiguous_format,
+    memory_format,
+    preserve_format,
+)
 from .ops.registry import elementwise, fused
 from .printing import set_printoptions
 from .runtime.host_memory import keep_freed_arrays as _keep_freed_arrays
 from .runtime.host_threads import get_num_threads, set_num_threads
 from .runtime.random import Generator, default_generator
 from .shapes import Size
-from .switches import get_float32_matmul_precision, set_float32_matmul_precision
+from .switches import (
+    are_deterministic_algorithms_enabled,
+    get_float32_matmul_precision,
+    set_float32_matmul_precision,
+    use_deterministic_algorithms,
+)
 from .tensor import Tensor
 
 __version__ = "0.1.0"
@@ -86,9 +99,10 @@ short, int, long = int16, int32, int64
 inf, nan, pi, e = _math.inf, _math.nan, _math.pi, _math.e
 newaxis = None
 
-_LAZY_MODULES = ("nn", "optim", "utils", "vision", "testing")
+_LAZY_MODULES = ("nn", "optim", "profiler", "utils", "vision", "testing")
 _LAZY_NAMES = {
     "save": "serialization", "load": "serialization", "interpret": "lab", "fuse": "compile",
+    "profile": "profiler", "record_function": "profiler",
 }  # fmt: skip
 _own = set(globals())  # creation functions, Python's names: these win over ops of the same name
 globals().update({k: v for k, v in ops.FUNCTIONS.items() if k not in _own})

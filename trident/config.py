@@ -7,7 +7,9 @@ blocks cannot disturb each other.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 INTERPRET: bool = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
@@ -29,6 +31,9 @@ CACHE: str = os.environ.get("TRIDENT_CACHE") or os.path.join(
 CC: str = os.environ.get("TRIDENT_CC", os.environ.get("CC", ""))
 """The C compiler for fused CPU code; empty: the first of cc, gcc, clang. ``none``: do without."""
 
+VIRTUAL_MEMORY: bool = os.environ.get("TRIDENT_VIRTUAL_MEMORY", "1") != "0"
+"""Whether pools of GPU memory grow in reserved addresses (``runtime/virtual_memory.py``)."""
+
 poison: ContextVar[bool] = ContextVar("trident_poison", default=False)
 """Fill every fresh device buffer with NaN bytes (0xFF): a kernel that skips a store is seen."""
 
@@ -43,6 +48,14 @@ check_bounds: ContextVar[bool] = ContextVar("trident_check_bounds", default=True
 
 matmul_precision: ContextVar[str] = ContextVar("trident_matmul_precision", default="highest")
 """'highest': float32 matmul and conv are IEEE on the GPU. 'high': TF32 may be used."""
+
+deterministic: ContextVar[bool] = ContextVar("trident_deterministic", default=False)
+"""Kernels are launched with the shipped configurations, never with tuned ones."""
+
+forced_configs: ContextVar[Mapping[str, Any]] = ContextVar(
+    "trident_forced_configs", default=MappingProxyType({})
+)
+"""Configurations by kernel family that override every other choice (``kernels/configs.py``)."""
 
 AUTOTUNE: bool = os.environ.get("TRIDENT_AUTOTUNE", "0").lower() in ("1", "true", "on", "yes")
 """Whether kernels with several configurations are measured (``trident.autotune``)."""

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import backends, devices, dtypes, shapes
+from . import backends, devices, dtypes, interop, shapes
 from .dtypes import dtype as DType
-from .errors import DTypeError, wrong
+from .errors import DeviceError, DTypeError, wrong
+from .memory_formats import check as check_format
+from .memory_formats import preserve_format
 from .ops.registry import ops
+from .runtime import pinned
+from .runtime.device import interpreting
 from .runtime.random import Generator, default_generator
 from .tensor import Tensor, _spread, tensor_of
 
 
-def _place(array: np.ndarray, device: Any, requires_grad: bool) -> Tensor:
-    out = tensor_of(devices.move(array, devices.as_device(device)))
+def _place(array: np.ndarray, device: Any, requires_grad: bool, pin: bool = False) -> Tensor:
+    where = devices.as_device(device)
+    if pin:
+        _pinnable(where)
+        array = pinned.copy(array) if not interpreting() else array
+    out = tensor_of(devices.move(array, where))
     if requires_grad:
         out.requires_grad = True
     return out
 
 
+def _pinnable(where: Any) -> None:
+    if where.type != "cpu":
+        raise wrong(
+            "pin_memory", "only CPU tensors can be on page-locked memory", got=f"device={where}",
+            error=DeviceError,
+        )  # fmt: skip
+
+
 def tensor(
-    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """A tensor that holds a copy of ``data``: numbers, nested lists, arrays or tensors.
 
     Python floats become the default dtype (float32), ints int64; arrays keep their dtype.
+    ``pin_memory``: on page-locked memory of the host (``Tensor.pin_memory``); so for ``empty``,
+    ``zeros``, ``ones`` and ``full``.
 
     >>> trident.tensor([[1, 2], [3, 4]])
     tensor([[1, 2],
@@ -38,10 +57,14 @@ def tensor(
         if device is None:
             device = data.device
         array = data._host()
+    elif hasattr(data, "__cuda_array_interface__"):  # memory of a GPU
+        x = interop.from_cuda_array(data)
+        copy = x.to(device=device, dtype=dtype, copy=True)
+        return copy.requires_grad_() if requires_grad else copy
     else:
         array = _array(data)
     wanted = dtypes.as_dtype(dtype).np if dtype is not None else array.dtype
-    return _place(np.array(array, dtype=wanted, order="C"), device, requires_grad)
+    return _place(np.array(array, dtype=wanted, order="C"), device, requires_grad, pin_memory)
 
 
 def _array(data: Any) -> np.ndarray:
@@ -90,11 +113,23 @@ def _to_lists(data: Any) -> Any:
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """``data`` as a tensor, sharing memory where it is an ndarray or tensor that fits already."""
+    """``data`` as a tensor, sharing memory where it is an array that fits already: a tensor, an
+    ndarray, or another library's with ``__cuda_array_interface__`` or ``__dlpack__``.
+
+    >>> a = np.zeros(2)
+    >>> trident.as_tensor(a)[0] = 3
+    >>> a
+    array([3., 0.])
+    """
     if isinstance(data, Tensor):
         return data.to(device=device, dtype=dtype)
     if isinstance(data, np.ndarray):
         return from_numpy(data).to(device=device, dtype=dtype)
+    if not isinstance(data, np.generic):
+        if hasattr(data, "__cuda_array_interface__"):
+            return interop.from_cuda_array(data).to(device=device, dtype=dtype)
+        if hasattr(data, "__dlpack__"):
+            return interop.from_dlpack(data).to(device=device, dtype=dtype)
     return tensor(data, dtype=dtype, device=device)
 
 
@@ -118,11 +153,6 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return tensor_of(array)
 
 
-def from_dlpack(source: Any) -> Tensor:
-    """A tensor on the memory of any object with ``__dlpack__`` (CPU: no copy)."""
-    return tensor_of(np.from_dlpack(source))
-
-
 def full(
     size: Any,
     fill_value: Any,
@@ -130,6 +160,7 @@ def full(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
+    pin_memory: bool = False,
 ) -> Tensor:
     """A tensor of shape ``size`` holding ``fill_value`` everywhere.
 
@@ -141,7 +172,7 @@ def full(
         fill_value = fill_value.item()
     d = dtypes.as_dtype(dtype) if dtype is not None else dtypes.scalar_dtype(fill_value)
     shape = _shape("full", (size,))
-    return _place(_filled(shape, fill_value, d), device, requires_grad)
+    return _place(_filled(shape, fill_value, d), device, requires_grad, pin_memory)
 
 
 def _filled(shape: tuple[int, ...], value: Any, d: DType) -> np.ndarray:
@@ -161,30 +192,45 @@ def _float(dtype: Any) -> DType:
     return dtypes.as_dtype(dtype) if dtype is not None else dtypes.get_default_dtype()
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """Zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``.
 
     >>> trident.zeros(2)
     tensor([0., 0.])
     """
-    return _place(_filled(_shape("zeros", size), 0, _float(dtype)), device, requires_grad)
+    data = _filled(_shape("zeros", size), 0, _float(dtype))
+    return _place(data, device, requires_grad, pin_memory)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """Ones.
 
     >>> trident.ones(2)
     tensor([1., 1.])
     """
-    return _place(_filled(_shape("ones", size), 1, _float(dtype)), device, requires_grad)
+    data = _filled(_shape("ones", size), 1, _float(dtype))
+    return _place(data, device, requires_grad, pin_memory)
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """Uninitialised memory: what it holds is arbitrary."""
     shape = _shape("empty", size)
     where = devices.as_device(device)
-    if where.type == "cpu":
-        data: Any = np.empty(shape, _float(dtype).np)
+    if pin_memory:
+        _pinnable(where)
+    if pin_memory and not interpreting():
+        data: Any = pinned.empty(shape, _float(dtype).np)
+    elif where.type == "cpu":
+        data = np.empty(shape, _float(dtype).np)
     else:
         data = devices.runtime_device(where).empty(shape, _float(dtype))
     out = tensor_of(data)
@@ -270,17 +316,35 @@ def _like(x: Tensor, dtype: Any, device: Any) -> tuple[DType, Any]:
     return (dtypes.as_dtype(dtype) if dtype is not None else x.dtype, device or x.device)
 
 
+def _order_like(name: str, x: Tensor, wanted: Any) -> tuple[int, ...] | None:
+    """The axes from the slowest to the fastest of a tensor like x, or in the format ``wanted``;
+    None for row-major."""
+    order = check_format(name, wanted).strides(name, tuple(x.shape), x.stride())
+    return shapes.turned_order(tuple(x.shape), order)
+
+
+def _turned(make: Callable[..., Tensor], x: Tensor, order: tuple[int, ...] | None) -> Tensor:
+    """``make(shape)`` of x's shape, with its axes in memory in this order."""
+    if order is None:
+        return make(tuple(x.shape))
+    out = make(tuple(x.shape[a] for a in order))
+    out._data = out._data.transpose(shapes.inverse(order))
+    return out
+
+
 def full_like(
     x: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
+    requires_grad: bool = False, memory_format: Any = preserve_format,
 ) -> Tensor:  # fmt: skip
-    """A tensor like x holding ``fill_value``.
+    """A tensor like x holding ``fill_value``, laid out as x is or in ``memory_format``.
 
     >>> trident.full_like(trident.zeros(2), 3.5)
     tensor([3.5000, 3.5000])
     """
     d, where = _like(x, dtype, device)
-    return full(tuple(x.shape), fill_value, dtype=d, device=where, requires_grad=requires_grad)
+    order = _order_like("full_like", x, memory_format)
+    out = _turned(lambda shape: full(shape, fill_value, dtype=d, device=where), x, order)
+    return _grad(out, requires_grad)
 
 
 def zeros_like(x: Tensor, **kwargs: Any) -> Tensor:
@@ -293,10 +357,16 @@ def ones_like(x: Tensor, **kwargs: Any) -> Tensor:
     return full_like(x, 1, **kwargs)
 
 
-def empty_like(x: Tensor, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """Uninitialised memory of x's shape, dtype and device."""
+def empty_like(
+    x: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    memory_format: Any = preserve_format,
+) -> Tensor:  # fmt: skip
+    """Uninitialised memory of x's shape, dtype and device, laid out as x is or in
+    ``memory_format``."""
     d, where = _like(x, dtype, device)
-    return empty(tuple(x.shape), dtype=d, device=where)
+    order = _order_like("empty_like", x, memory_format)
+    out = _turned(lambda shape: empty(shape, dtype=d, device=where), x, order)
+    return _grad(out, requires_grad)
 
 
 # ---- random -------------------------------------------------------------------------------------
@@ -395,16 +465,34 @@ def normal(
     return randn(size, generator=generator, dtype=dtype, device=device) * std + mean
 
 
-def rand_like(x: Tensor, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """Uniform numbers in [0, 1) of x's shape, dtype and device."""
-    d, where = _like(x, dtype, device)
-    return rand(tuple(x.shape), dtype=d, device=where)
+def _formatted(name: str, x: Tensor, out: Tensor, wanted: Any) -> Tensor:
+    """``out``, which has x's shape, laid out as x is or in the format ``wanted``. The numbers do
+    not depend on that."""
+    if _order_like(name, x, wanted) is None:
+        return out
+    if wanted is preserve_format:
+        return tensor_of(backends.of(out._data).copied_like(out._data, x._data))
+    return out.contiguous(wanted)
 
 
-def randn_like(x: Tensor, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """Standard normal numbers of x's shape, dtype and device."""
+def rand_like(
+    x: Tensor, *, dtype: Any = None, device: Any = None, memory_format: Any = preserve_format
+) -> Tensor:
+    """Uniform numbers in [0, 1) of x's shape, dtype and device, laid out as x is or in
+    ``memory_format``."""
     d, where = _like(x, dtype, device)
-    return randn(tuple(x.shape), dtype=d, device=where)
+    out = rand(tuple(x.shape), dtype=d, device=where)
+    return _formatted("rand_like", x, out, memory_format)
+
+
+def randn_like(
+    x: Tensor, *, dtype: Any = None, device: Any = None, memory_format: Any = preserve_format
+) -> Tensor:
+    """Standard normal numbers of x's shape, dtype and device, laid out as x is or in
+    ``memory_format``."""
+    d, where = _like(x, dtype, device)
+    out = randn(tuple(x.shape), dtype=d, device=where)
+    return _formatted("randn_like", x, out, memory_format)
 
 
 def randint_like(x: Tensor, low: int, high: int | None = None, *, dtype: Any = None) -> Tensor:

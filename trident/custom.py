@@ -17,6 +17,7 @@ from . import backends, config, dispatch, shapes
 from .dtypes import dtype as DType
 from .errors import AutogradError, DeviceError, wrong
 from .kernels.layout import contiguous
+from .kernels.layout import copy as copy_into
 from .lang import Jit, tl
 from .ops.view import element_strides
 from .runtime import DeviceArray, functions, launch, tuning
@@ -444,5 +445,6 @@ def _triton_version() -> str:
 
 
 DeviceArray.contiguous = contiguous
+DeviceArray.assign = copy_into
 
 __all__ = ["Config", "DeviceArray", "Kernel", "autotune", "kernel"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from . import runtime
+from . import runtime, shapes
 from .errors import DeviceError
+from .ops.view import element_strides
 from .runtime import DeviceArray
 
 
@@ -31,8 +32,11 @@ class device:
             raise DeviceError(f"device: expected 'cpu', 'cuda' or 'cuda:N'; got {type!r}")
         self.type = name
         self.index = int(number) if number else index
-        if name == "cuda" and self.index not in (None, 0):
-            raise DeviceError(f"device: this process has one cuda device, cuda:0; got {type!r}")
+        if name == "cuda" and self.index:
+            n = runtime.device.count()
+            if not 0 < self.index < n:
+                there = f"cuda:0 to cuda:{n - 1} are here" if n > 1 else "only cuda:0 can be here"
+                raise DeviceError(f"device: {there}; got 'cuda:{self.index}'")
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
@@ -87,13 +91,31 @@ def of(array: Any) -> device:
 
 def runtime_device(value: device) -> Any:
     """'cpu', or the runtime's device object: what creation ops take as ``device``."""
-    return "cpu" if value.type == "cpu" else runtime.current()
+    return "cpu" if value.type == "cpu" else runtime.device.numbered(value.index)
 
 
-def move(array: Any, target: device) -> Any:
-    """``array`` on ``target``; the same object where it is there already."""
-    if target.type == "cpu":
-        return array.numpy() if isinstance(array, DeviceArray) else array
-    if isinstance(array, DeviceArray):
+def is_on(array: Any, target: device) -> bool:
+    """Whether ``array`` lies on ``target`` already. ``cuda`` without a number is the current
+    device."""
+    if not isinstance(array, DeviceArray):
+        return target.type == "cpu"
+    return target.type != "cpu" and array.device is runtime.device.numbered(target.index)
+
+
+def move(array: Any, target: device, wait: bool = True) -> Any:
+    """``array`` on ``target``; the same object where it is there already.
+
+    ``wait=False``: a copy between a GPU and page-locked memory is only started.
+    """
+    if is_on(array, target):
         return array
-    return runtime.current().from_host(array)
+    order = shapes.turned_order(array.shape, element_strides(array))
+    if order is not None:  # the copy lies in memory as the array does
+        moved = move(array.transpose(order), target, wait)
+        return moved.transpose(shapes.inverse(order))
+    if target.type == "cpu":
+        return array.device.to_host(array, wait)
+    place = runtime.device.numbered(target.index)
+    if isinstance(array, DeviceArray):
+        return place.from_device(array)
+    return place.from_host(array, wait)

@@ -217,6 +217,11 @@ def same_device(op: Op, arrays: list) -> list:
     mixed = False
     for a in arrays:
         if a.__class__ is DeviceArray:
+            if device is not None and a.device is not device:
+                raise DeviceError(
+                    f"{op.name}: tensors must be on one device; got {device} and {a.device}. "
+                    f"Move one with .to('{device}')"
+                )
             device = a.device
         elif isinstance(a, _ndarray):
             mixed = True

@@ -28,6 +28,20 @@ class DeviceError(TridentError, RuntimeError):
     """Tensors on different devices, or a device that is not there."""
 
 
+class OutOfMemoryError(TridentError, RuntimeError):
+    """The device has no memory left for an allocation. Training can go on once tensors are
+    dropped."""
+
+
+class CudaError(TridentError, RuntimeError):
+    """A call of the CUDA driver failed. ``call``: its name, ``code``: the CUresult."""
+
+    def __init__(self, text: str, call: str = "", code: int = 0) -> None:
+        super().__init__(text)
+        self.call = call
+        self.code = code
+
+
 class AutogradError(TridentError, RuntimeError):
     """A gradient that cannot be computed, and why."""
 

@@ -88,6 +88,7 @@ class Jit:
         self.__name__ = fn.__name__
         self._built: Any = None
         self._interpreted: Any = None
+        self.bound: dict[tuple, Any] = {}  # what it is on GPUs, by specialisation (CudaDevice)
 
     def triton(self) -> Any:
         """The ``triton.jit`` function (or the interpreter's, under TRITON_INTERPRET=1)."""

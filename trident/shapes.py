@@ -32,9 +32,121 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
         if s == 0:
             return True
         if s != 1 and st != step:
-            return False
+            return 0 in shape
         step *= s
     return True
+
+
+def channels_last_strides(shape: Sequence[int]) -> Shape:
+    """Strides with axis 1 fastest and the others in order: (2, 3, 4, 5) -> (60, 1, 15, 3)."""
+    n, c, *space = shape
+    outer = contiguous_strides((n, *space, c))
+    return (outer[0], outer[-1], *outer[1:-1])
+
+
+def is_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether memory holds the elements in the order of ``channels_last_strides``."""
+    if len(shape) < 3:
+        return False
+    n, c, *space = shape
+    first, channel, *steps = strides
+    return is_contiguous((n, *space, c), (first, *steps, channel))
+
+
+def prefers_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether an array wants its results channels-last: its strides grow from axis 1 over the last
+    axis to the first, and say so even where axes of size 1 would let it pass for row-major.
+
+    The array may have gaps (a slice of a channels-last one).
+    """
+    if len(shape) < 3 or strides[1] == 0:
+        return False
+    least = 0
+    for axis in (1, *range(len(shape) - 1, 1, -1), 0):
+        if shape[axis] == 0 or strides[axis] < least or (axis == 0 and least == strides[1]):
+            return False
+        least = strides[axis] * shape[axis]
+    return True
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the elements fill a piece of memory without gaps or overlaps, in any order."""
+    order = sorted(range(len(shape)), key=lambda a: -strides[a])
+    return is_contiguous([shape[a] for a in order], [strides[a] for a in order])
+
+
+def turned_order(shape: Sequence[int], strides: Sequence[int]) -> Shape | None:
+    """The axes from the slowest to the fastest of an array without gaps that is not row-major; None
+    for one that is, and for one with gaps."""
+    if is_contiguous(shape, strides) or not is_dense(shape, strides):
+        return None
+    return tuple(sorted(range(len(shape)), key=lambda a: -strides[a]))
+
+
+def inverse(order: Shape) -> Shape:
+    """The order that undoes ``order``: (2, 0, 1) -> (1, 2, 0)."""
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def memory_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> Shape:
+    """The axes from the slowest to the fastest for arrays of one (broadcast) shape.
+
+    Two axes are compared by the first array that has a stride for both; where none has, they stay
+    in order. Source: torch's TensorIterator orders its axes by the same rule.
+    """
+    order = list(range(len(shape)))
+    for i in range(len(order) - 2, -1, -1):  # the axes behind i are in order: put i among them
+        at = i
+        for k in range(i + 1, len(order)):
+            slower = _slower(order[k], order[at], shape, strides)
+            if slower is False:
+                break
+            if slower:
+                order[k], order[at] = order[at], order[k]
+                at = k
+    return tuple(order)
+
+
+def _slower(a: int, b: int, shape: Sequence[int], strides: Sequence[Sequence[int]]) -> bool | None:
+    """Whether axis ``a`` is slower than axis ``b``; None where nothing says so."""
+    for steps in strides:
+        x, y = abs(steps[a]), abs(steps[b])
+        if x and y:
+            if x != y:
+                return x > y
+            if shape[a] > shape[b]:
+                return True
+    return None
+
+
+def out_strides(shape: Shape, operands: Sequence[tuple[Shape, Shape]]) -> Shape:
+    """The strides of an elementwise result of ``shape``: dense, in the operands' order.
+
+    operands: (shape, strides) of every array that is read. Row-major where they do not agree on
+    another order; the first of them has the first word.
+
+    >>> from trident.shapes import out_strides
+    >>> out_strides((2, 3, 4), [((2, 3, 4), (12, 1, 3)), ((3, 1), (1, 1))])
+    (12, 1, 3)
+    """
+    same = all(s == shape for s, _ in operands)
+    if same and all(is_contiguous(s, st) for s, st in operands):
+        return contiguous_strides(shape)
+    if same and len(shape) == 4 and all(is_channels_last(s, st) for s, st in operands):
+        return channels_last_strides(shape)
+    steps = [broadcast_strides("elementwise", s, st, shape) for s, st in operands]
+    order = memory_order(shape, steps)
+    dense = contiguous_strides([shape[a] for a in order])
+    return tuple(dense[order.index(a)] for a in range(len(shape)))
+
+
+def kept_strides(shape: Shape, operands: Iterable[tuple[Shape, Shape]], **_: object) -> Shape:
+    """The strides of the result (N, C, ...) of an op over channels (a convolution, a batch norm):
+    channels-last where an operand with as many axes prefers it, else row-major."""
+    for s, strides in operands:
+        if len(s) == len(shape) and prefers_channels_last(s, strides):
+            return channels_last_strides(shape)
+    return contiguous_strides(shape)
 
 
 def broadcast(op: str, *shapes: Shape) -> Shape:

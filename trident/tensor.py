@@ -19,7 +19,10 @@ from . import backends, devices, dtypes, printing, shapes
 from .devices import device as Device
 from .dtypes import FROM_NUMPY
 from .dtypes import dtype as DType
-from .errors import AutogradError, DTypeError, ShapeError, wrong
+from .errors import AutogradError, DeviceError, DTypeError, ShapeError, wrong
+from .memory_formats import check as check_format
+from .memory_formats import contiguous_format, preserve_format
+from .memory_formats import memory_format as MemoryFormat
 from .ops import operators
 from .ops.registry import FUNCTIONS, ops
 from .shapes import Size
@@ -196,8 +199,10 @@ class Tensor(operators.Operators):
         strides = element_strides(self._data)
         return strides if dim is None else strides[dim]
 
-    def is_contiguous(self) -> bool:
-        return shapes.is_contiguous(self._data.shape, self.stride())
+    def is_contiguous(self, memory_format: MemoryFormat = contiguous_format) -> bool:
+        """Whether the elements lie in row-major order, or in the order of ``memory_format``."""
+        check_format("is_contiguous", memory_format)
+        return memory_format.holds("is_contiguous", self._data.shape, self.stride())
 
     def data_ptr(self) -> int:
         """Address of the first element."""
@@ -315,26 +320,63 @@ class Tensor(operators.Operators):
             return array
         return np.array(array, dtype=dtype, copy=copy)
 
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        if self.is_cuda:
-            raise TypeError("__dlpack__: the tensor is on cuda (host memory here); use x.cpu()")
-        array = self.numpy()
-        if not array.flags.writeable:
-            array = array.copy()
-        if array.dtype == np.bool_ or self.dtype is not dtypes.bfloat16:
-            return array.__dlpack__(**kwargs)
-        raise DTypeError("__dlpack__: numpy cannot export bfloat16; convert with x.float()")
+    def __dlpack__(
+        self,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[Any, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A DLPack capsule on this tensor's memory, for another library's ``from_dlpack``.
+
+        stream: the consumer's; it waits for what ours has queued (None: the default stream, -1: no
+        waiting; None on the CPU). max_version: (1, 0) or later gives the form that knows read-only
+        memory, else the old one. dl_device: (1, 0) copies a cuda tensor to the CPU. copy: True
+        gives the consumer memory of its own, False forbids it. A consumer that works on a
+        non-blocking stream must be done there before it lets the memory go. Raises BufferError for
+        a tensor that requires grad, and for 'cuda' in the interpreter.
+
+        >>> x = trident.ones(2, dtype=trident.bfloat16)
+        >>> y = trident.from_dlpack(x.__dlpack__(max_version=(1, 0)))
+        >>> y.zero_(), x
+        (tensor([0., 0.], dtype=trident.bfloat16), tensor([0., 0.], dtype=trident.bfloat16))
+        """
+        from . import interop
+
+        return interop.to_dlpack(self, stream, max_version, dl_device, copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        """(1, 0) on the CPU, (2, index) on a GPU."""
+        from . import interop
+
+        return interop.dlpack_device(self)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3 of the CUDA array interface, with our stream; on a GPU alone.
+
+        >>> hasattr(trident.ones(2), "__cuda_array_interface__")
+        False
+        """
+        from . import interop
+
+        return interop.cuda_array_interface(self)
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """This tensor with another dtype, device, or both: ``to(dtype)``, ``to(device)``,
-        ``to(device, dtype)``, ``to(other)``; ``copy=True`` copies even where nothing changes."""
+        ``to(device, dtype)``, ``to(other)``; ``memory_format=trident.channels_last`` lays it out
+        anew; ``copy=True`` copies even where nothing changes.
+
+        ``non_blocking=True``: a copy to a GPU from page-locked memory (``pin_memory``) is only
+        started; do not write to the source before ``cuda.synchronize()`` or an event says that it
+        is done. A copy to the CPU gives a page-locked tensor whose values are there after that.
+        Other copies are done when this returns.
+        """
         dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
         copy = kwargs.pop("copy", False)
-        kwargs.pop("non_blocking", None)
-        kwargs.pop("memory_format", None)
+        wait = not kwargs.pop("non_blocking", False)
+        flags = 0
+        order = kwargs.pop("memory_format", None)
         if kwargs:
             raise TypeError(f"to: unknown arguments {sorted(kwargs)}")
         for a in args:
@@ -342,25 +384,72 @@ class Tensor(operators.Operators):
                 dtype, device = a.dtype, a.device
             elif isinstance(a, (Device, str)) and str(a).partition(":")[0] in ("cpu", "cuda"):
                 device = a
-            elif isinstance(a, bool):
-                continue  # non_blocking, positionally
+            elif isinstance(a, bool):  # non_blocking, then copy, positionally
+                if flags:
+                    copy = a
+                else:
+                    wait = not a
+                flags += 1
             elif a is not None:
                 dtype = a
         out = self
-        if device is not None and devices.as_device(device).type != self.device.type:
-            out = _to_device(out, devices.as_device(device))
+        if device is not None and not devices.is_on(self._data, devices.as_device(device)):
+            out = _to_device(out, devices.as_device(device), wait)
         if dtype is not None and dtypes.as_dtype(dtype) is not out.dtype:
             dtype = dtypes.as_dtype(dtype)
             if not dtype.is_floating_point and out._requires_grad:
                 out = out.detach()
             out = ops.to_dtype(out, dtype=dtype)
+        if order is not None and check_format("to", order) is not preserve_format:
+            out = out.contiguous(order)
         return ops.clone(out) if copy and out is self else out
 
     def cpu(self) -> Tensor:
         return self.to("cpu")
 
     def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
-        return self.to("cuda" if device is None else devices.as_device(device))
+        """This tensor on the current GPU, or on ``device``; ``non_blocking`` as in ``to``."""
+        where = "cuda" if device is None else devices.as_device(device)
+        return self.to(where, non_blocking=non_blocking)
+
+    def pin_memory(self, device: Any = None) -> Tensor:
+        """This CPU tensor on page-locked memory, from which copies to a GPU run while Python goes
+        on (``to("cuda", non_blocking=True)``): itself where it is, or a copy.
+
+        In the interpreter, where the GPU is the host, the tensor itself. Raises DeviceError where
+        there is no GPU, and for tensors on one.
+        """
+        from .runtime import device as gpus
+        from .runtime import pinned
+
+        if self.is_cuda:
+            raise wrong(
+                "pin_memory", "only CPU tensors can be on page-locked memory",
+                got=f"a tensor on {self.device}", error=DeviceError,
+            )  # fmt: skip
+        if gpus.interpreting() or pinned.is_pinned(self._data):
+            return self
+        target = tensor_of(pinned.empty(self._data.shape, self._data.dtype))
+        return target.copy_(self)
+
+    def is_pinned(self, device: Any = None) -> bool:
+        """Whether this tensor is on page-locked memory of the host."""
+        from .runtime import pinned
+
+        return not self.is_cuda and pinned.is_pinned(self._data)
+
+    def record_stream(self, stream: Any) -> None:
+        """Work on ``stream`` uses this tensor: once dropped, its memory is not given to others
+        before that work is done. Needed where a tensor made on one stream is used on another."""
+        from .runtime.stream import handle_of
+
+        data = self._data
+        if not self.is_cuda:
+            raise wrong(
+                "record_stream", "only tensors on a GPU belong to streams", got="a CPU tensor",
+                error=DeviceError,
+            )  # fmt: skip
+        data.device.allocator.record_stream(data.buffer, handle_of(stream))
 
     def type(self, dtype: Any = None, **_: Any) -> Any:
         """Without argument the type's name ('trident.FloatTensor'); else this tensor as
@@ -375,13 +464,18 @@ class Tensor(operators.Operators):
     def type_as(self, other: Tensor) -> Tensor:
         return self.to(other)
 
-    def contiguous(self) -> Tensor:
-        """This tensor in row-major order: itself, or a copy."""
-        return self if self.is_contiguous() else ops.clone(self)
+    def contiguous(self, memory_format: MemoryFormat = contiguous_format) -> Tensor:
+        """This tensor in row-major order, or in that of ``memory_format``: itself, or a copy."""
+        if self.is_contiguous(memory_format):
+            return self
+        return ops.clone(self, memory_format=memory_format)
 
-    def clone(self) -> Tensor:
-        """A copy that gradients flow through."""
-        return ops.clone(self)
+    def clone(self, *, memory_format: MemoryFormat | None = None) -> Tensor:
+        """A copy that gradients flow through, in the order of this tensor or in
+        ``memory_format``."""
+        if memory_format is not None:
+            check_format("clone", memory_format)
+        return ops.clone(self, memory_format=memory_format)
 
     # ---- views whose arguments may be spread ----------------------------------------------------
 
@@ -524,17 +618,44 @@ class Tensor(operators.Operators):
     # ---- writing --------------------------------------------------------------------------------
 
     def copy_(self, source: Any, non_blocking: bool = False) -> Tensor:
-        """Write ``source`` (broadcast, converted, from any device) into this tensor."""
+        """Write ``source`` (broadcast, converted, from any device) into this tensor.
+
+        ``non_blocking=True``: a copy between a GPU and page-locked memory of this dtype and shape
+        is only started (see ``to``); others are done when this returns.
+        """
         from . import dispatch
 
         if not isinstance(source, Tensor):
             source = tensor_of(np.asarray(source))
         dispatch.check_writable("copy_", self, (source,))
+        if non_blocking and self._start_copy(source):
+            result = _to_device(source, self.device, data=self._data)
+            return dispatch.rebind("copy_", self, result)
         result = ops.expand(source.to(self.device), shape=tuple(self.shape)).to(self.dtype)
         backends.of(self._data).assign(self._data, result._data)
         if result is source:
             result = dispatch.shallow(source)
         return dispatch.rebind("copy_", self, result)
+
+    def _start_copy(self, source: Tensor) -> bool:
+        """Start a copy between a GPU and page-locked memory where it is one of bytes; whether it
+        is."""
+        from .runtime import pinned
+
+        a, b = self._data, source._data
+        if self.is_cuda == source.is_cuda or a.shape != b.shape or self.dtype is not source.dtype:
+            return False
+        device = (a if self.is_cuda else b).device
+        host = b if self.is_cuda else a
+        if device.interpreted or not host.flags.c_contiguous or not pinned.is_pinned(host):
+            return False
+        if self.is_cuda:
+            device.copy_in(a, b, wait=False)
+            return True
+        if not b.is_contiguous():
+            return False
+        device.read_into(a, b, wait=False)
+        return True
 
     def fill_(self, value: Any) -> Tensor:
         """Write one value everywhere."""
@@ -643,10 +764,11 @@ class _DeviceCopy(Node):
         return (g.to(self.home),) if graph else (devices.move(g, self.home),)
 
 
-def _to_device(x: Tensor, target: Device) -> Tensor:
+def _to_device(x: Tensor, target: Device, wait: bool = True, data: Any = None) -> Tensor:
+    """A copy of ``x`` on another device; ``data``: the copy, where it was made already."""
     from .dispatch import is_grad_enabled
 
-    out = tensor_of(devices.move(x._data, target))
+    out = tensor_of(devices.move(x._data, target, wait) if data is None else data)
     if x._requires_grad and is_grad_enabled():
         out._node = _DeviceCopy(x, out._data)
         out._requires_grad = True

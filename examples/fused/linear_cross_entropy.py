@@ -45,7 +45,7 @@ from _bench import bench, main
 
 import trident
 from trident import dtypes
-from trident.errors import DTypeError, wrong
+from trident.errors import DTypeError, IndexBoundsError, wrong
 from trident.kernels.cross_entropy import check_target
 from trident.kernels.layout import copy
 from trident.kernels.matmul import matmul
@@ -232,8 +232,7 @@ def tile(x):
 
 def forward(out, lse, count, x, weight, target, *, ignore_index):
     (n_rows, d), n_classes = x.shape, weight.shape[0]
-    if x.device.interpreted:  # on a GPU looking at the targets would mean waiting for it
-        check_target("linear_cross_entropy", target, n_classes, ignore_index)
+    check_target("linear_cross_entropy", target, n_classes, ignore_index)
     options = tile(x)
     row_tiles = cdiv(n_rows, options["BLOCK_T"])
     class_tiles = cdiv(n_classes, options["BLOCK_V"])
@@ -269,7 +268,7 @@ def backward(dx, dweight, g, x, weight, target, lse, count, *, ignore_index):
             *x.strides, *w.strides, *target.strides, chunk, ignore_index, **options,
         )  # fmt: skip
         if dx is not None:  # added where it is read: one program has both
-            matmul(total, dlogits, w, bias=total if first else None)
+            matmul(total, dlogits, w, c=total if first else None)
         if dweight is not None:
             matmul(dweight[first : first + n], dlogits.swapaxes(0, 1), x)
     if total is not dx:
@@ -363,7 +362,11 @@ def _(x, weight, target, *, ignore_index):
         expected = f"target must have shape {tuple(x.shape[:1])}, one class for each row of x"
         raise wrong(name, expected, got=tuple(target.shape))
     if not target.is_cuda:  # on cuda the launcher looks
-        check_target(name, target, weight.shape[0], ignore_index)
+        classes, seen = weight.shape[0], target.numpy()
+        bad = seen[(seen != ignore_index) & ((seen < 0) | (seen >= classes))]
+        if bad.size:
+            expected = f"target must lie in [0, {classes}) or be ignore_index={ignore_index}"
+            raise wrong(name, expected, got=int(bad[0]), error=IndexBoundsError)
 
 
 @linear_cross_entropy.samples

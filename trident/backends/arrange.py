@@ -124,7 +124,7 @@ def _finish(o: Output | None, work: Work, tail: list[Any], backend: Any) -> Any:
     order = tuple(kept.index(d) for d in o.dims if d is not None)
     if order != tuple(range(len(order))):  # the columns are not the last axes
         data = data.reshape(work.shape(tuple(kept)))
-        data = backend.copy(data.transpose(order))
+        data = backend.contiguous(data.transpose(order))
     # not a view where it need not be one: backward may then hand the array on without a copy
     return data if tuple(data.shape) == shape else data.reshape(shape)
 

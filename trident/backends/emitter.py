@@ -58,18 +58,18 @@ def _constant(value: Any) -> str:
     return repr(value)
 
 
-def _read(name: str, spec: Input, ndim: int) -> list[str]:
+def _read(name: str, spec: Input, ndim: int, mask: str) -> list[str]:
     """Lines that give ``name`` its value in registers."""
     if spec.layout == SCALAR:
         return []
     at = {
-        FLAT: f"{name}_ptr + i, mask=mask",
+        FLAT: f"{name}_ptr + i{mask}",
         ONE: f"{name}_ptr + tl.zeros([1], tl.int32)",
         STRIDED: f"{name}_ptr + "
         + " + ".join(f"i{d} * {name}_stride{d}" for d in range(ndim))
-        + ", mask=mask",
+        + mask,
     }[spec.layout]
-    line = f"    {name} = tl.load({at})"
+    line = f"{name} = tl.load({at})"
     assert spec.dtype is not None
     if spec.dtype.kind == "bool":
         line += " != 0"
@@ -79,13 +79,19 @@ def _read(name: str, spec: Input, ndim: int) -> list[str]:
 
 
 def emit(
-    graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int, weak: DType
+    graph: Graph,
+    inputs: tuple[Input, ...],
+    outputs: tuple[DType, ...],
+    ndim: int,
+    weak: DType,
+    ragged: bool = False,
 ) -> str:
     """The kernel's source. ``ndim`` 0 means flat; else the number of collapsed axes. ``weak`` is
-    the dtype of a value computed from Python numbers alone."""
+    the dtype of a value computed from Python numbers alone. ``ragged``: the number of elements does
+    not divide by 16, so the compiler cannot take masked elements together in one access of 16
+    bytes; blocks that are full go without a mask."""
     live = graph.live()
     n = len(graph.inputs)
-    values, promoted = graph.dtypes([i.dtype for i in inputs], weak)
     used = [i for i in live if i < n]
     params = [
         graph.inputs[i] if inputs[i].layout == SCALAR else f"{graph.inputs[i]}_ptr" for i in used
@@ -101,7 +107,6 @@ def emit(
         "    if INT64:",
         "        start = start.to(tl.int64)",
         "    i = start * BLOCK + tl.arange(0, BLOCK)",
-        "    mask = i < n",
     ]
     if ndim:
         rest = "i"
@@ -110,14 +115,36 @@ def emit(
             lines.append(f"    rest{d} = {rest} // size{d}")
             rest = f"rest{d}"
         lines.append(f"    i0 = {rest}")
-    for i, name in enumerate(graph.inputs):
-        if i in used:
-            lines += _read(name, inputs[i], ndim)
+    masked = ["mask = i < n", *_body(graph, inputs, outputs, ndim, weak, ", mask=mask")]
+    if ragged:
+        lines.append("    if start * BLOCK + BLOCK <= n:")
+        lines += [f"        {line}" for line in _body(graph, inputs, outputs, ndim, weak, "")]
+        lines.append("    else:")
+        masked = [f"    {line}" for line in masked]
+    lines += [f"    {line}" for line in masked]
+    return "\n".join(lines) + "\n"
 
+
+def _body(
+    graph: Graph,
+    inputs: tuple[Input, ...],
+    outputs: tuple[DType, ...],
+    ndim: int,
+    weak: DType,
+    mask: str,
+) -> list[str]:
+    """Loads, values and stores; ``mask`` is the argument that loads and stores get."""
+    live = graph.live()
+    n = len(graph.inputs)
+    values, promoted = graph.dtypes([i.dtype for i in inputs], weak)
+    used = [i for i in live if i < n]
+    lines = []
+    for i in used:
+        lines += _read(graph.inputs[i], inputs[i], ndim, mask)
     body = Registers(graph, values, promoted, {i for i in used if inputs[i].layout == SCALAR})
     for k in range(len(graph.nodes)):
         if n + k in live:
-            lines.append(f"    {body.line(k)}")
+            lines.append(body.line(k))
     position = 0
     for ref in graph.outputs:
         if ref is None:
@@ -130,9 +157,9 @@ def emit(
             value = f"{value}.to({target})"
         else:
             value = f"tl.full([BLOCK], {_literal(ref, want)}, {target})"
-        lines.append(f"    tl.store(out{position}_ptr + i, {value}, mask=mask)")
+        lines.append(f"tl.store(out{position}_ptr + i, {value}{mask})")
         position += 1
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 class Registers:
@@ -219,9 +246,9 @@ def build(source: str, name: str, graph: Graph, scope: dict[str, Any] | None = N
 @functools.lru_cache(maxsize=4096)
 def _kernel(
     key: tuple, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int, weak: DType,
-    holder: _Held,
+    ragged: bool, holder: _Held,
 ) -> Jit:  # fmt: skip
-    source = emit(holder.graph, inputs, outputs, ndim, weak)
+    source = emit(holder.graph, inputs, outputs, ndim, weak, ragged)
     return build(source, holder.graph.name, holder.graph)
 
 
@@ -242,7 +269,7 @@ class _Held:
 
 def kernel(
     key: tuple, graph: Graph, inputs: tuple[Input, ...], outputs: tuple[DType, ...], ndim: int,
-    weak: DType,
+    weak: DType, ragged: bool = False,
 ) -> Jit:  # fmt: skip
     """The kernel of ``graph`` (identified by ``key``) for these dtypes and layouts, built once."""
-    return _kernel(key, inputs, outputs, ndim, weak, _Held(graph))
+    return _kernel(key, inputs, outputs, ndim, weak, ragged, _Held(graph))

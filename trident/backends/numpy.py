@@ -217,17 +217,38 @@ def primitive(op: Primitive, args: Sequence, attrs: dict[str, Any]) -> Any:
             r = op.numpy(*args, **attrs)
             if r.__class__ is not np.ndarray:
                 r = tuple(map(np.asarray, r)) if isinstance(r, tuple) else np.asarray(r)
-            return r
+            return r if op.layout is None else _laid_out(op, r, args, attrs)
         want = op.infer(*specs(args), **attrs)
         r = op.numpy(*[widen(a) for a in args], **attrs)
         if isinstance(r, tuple):
-            return tuple(_round(x, w.dtype) for x, w in zip(r, want))
-        return _round(r, want.dtype)
+            r = tuple(_round(x, w.dtype) for x, w in zip(r, want))
+        else:
+            r = _round(r, want.dtype)
+        return r if op.layout is None else _laid_out(op, r, args, attrs)
     except (ValueError, TypeError, IndexError):
         op.infer(*specs(args), **attrs)
         raise
     finally:
         quiet_reset(token)
+
+
+def _laid_out(op: Primitive, r: Any, args: Sequence, attrs: dict[str, Any]) -> Any:
+    """The results in the layout that the entry wants: bodies write row-major arrays, which are
+    copied where an operand asks for another order."""
+    arrays = [a for a in args if a.__class__ is np.ndarray]
+    if all(a.flags.c_contiguous for a in arrays) and not attrs.get("memory_format"):
+        return r
+    if isinstance(r, tuple):
+        return tuple(_laid_out(op, x, args, attrs) for x in r)
+    assert op.layout is not None
+    operands = [(a.shape, tuple([s // a.itemsize for s in a.strides])) for a in arrays]
+    wanted = op.layout(r.shape, operands, **attrs)
+    template = np.lib.stride_tricks.as_strided(r, r.shape, [s * r.itemsize for s in wanted])
+    if template.strides == r.strides:
+        return r
+    out = np.empty_like(template)  # owns its memory, as a transposed copy would not
+    out[...] = r
+    return out
 
 
 def _round(a: Any, want: DType) -> np.ndarray:
@@ -319,7 +340,20 @@ def cast(a: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def copy(a: np.ndarray) -> np.ndarray:
+    """A copy in the order of ``a``."""
+    return np.array(a, order="K", copy=True)
+
+
+def contiguous(a: np.ndarray) -> np.ndarray:
+    """A row-major copy."""
     return np.array(a, order="C", copy=True)
+
+
+def copied_like(a: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """A copy in the order of ``like``, which has the same shape."""
+    out = np.empty_like(like, dtype=a.dtype)
+    out[...] = a
+    return out
 
 
 def sum_to(a: np.ndarray, shape: Shape) -> np.ndarray:

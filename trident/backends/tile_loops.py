@@ -11,12 +11,14 @@ partial sum that is added up afterwards: the same order every time, no atomics.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from .. import config, dtypes, shapes
 from ..dtypes import dtype as DType
 from ..kernels import reduce as reduce_kernels
+from ..kernels import rows as row_kernels
 from ..lang import Jit, cdiv, next_power_of_2
 from ..runtime import DeviceArray, launch
 from . import emitter
@@ -82,9 +84,11 @@ class Text:
 
     def text(self) -> str:
         blocks = ["BLOCK"] if self.flat else ["ROWS", "COLS"]
-        constants = [f"{name}: tl.constexpr" for name in ("INT64", *blocks)]
+        constants = [f"{name}: tl.constexpr" for name in ("INT64", "VEC", *blocks)]
         signature = ", ".join([*self.parameters(), *constants])
         self.lines = [f"def {self.graph.name}({signature}):"]
+        last = "n" if self.flat else "n_cols"
+        self.add(f"{last} = multiple({last}, VEC)  # so that {last} splits no vector")
         self.start_sums()
         if not self.flat and self.form.kind == "tile":
             self.columns("tl.arange(0, COLS)[None, :]")
@@ -144,6 +148,8 @@ class Text:
         if self.flat or kind in ("full", "row"):
             terms += [f"row_i{a} * {name}_row{a}" for a in range(self.form.row_axes)]
         if not self.flat and kind in ("full", "col"):
+            if terms:
+                terms = [f"multiple({' + '.join(terms)}, VEC)"]
             terms += [f"col_i{a} * {name}_col{a}" for a in range(self.form.col_axes)]
         mask = "mask" if self.flat else {"full": "mask", "row": "inside", "col": "col_inside"}[kind]
         return " + ".join(terms) or "0", mask
@@ -328,7 +334,8 @@ _KINDS = {"amax": "MAX", "amin": "MIN"}
 
 def _scope() -> dict[str, Any]:
     """What the text names besides the ops' formulas."""
-    return {name: getattr(reduce_kernels, name) for name in ("fold", "combine", "MAX", "MIN")}
+    names = {name: getattr(reduce_kernels, name) for name in ("fold", "combine", "MAX", "MIN")}
+    return {**names, "multiple": row_kernels.multiple}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -392,9 +399,25 @@ def run_loops(work: Work) -> list[DeviceArray]:
         kernel, (programs,), *operands, *partials, *counts,
         *([n_rows] if kind == "flat" else [n_rows, n_cols]),
         *row_sizes[1:], *col_sizes[1:], *steps,
-        INT64=wide, num_warps=reduce_kernels.warps(elements), **constants,
+        INT64=wide, VEC=_vector(kind, n_rows, row_sizes, rows, col_sizes, cols, constants),
+        num_warps=row_kernels.warps(elements), **constants,
     )  # fmt: skip
     return [_added(device, part, d, along, work) for part, (d, along) in zip(partials, p.partials)]
+
+
+def _vector(
+    kind: str, n_rows: int, row_sizes: Any, rows: Any, col_sizes: Any, cols: Any, tile: dict
+) -> int:
+    """How many neighbouring elements (``flat``) or columns begin at a multiple of themselves in
+    every operand and are inside of it together: ``rows.tiled`` for the strides of a program."""
+    if kind == "flat":
+        return math.gcd(16, n_rows, tile["BLOCK"])
+    found = math.gcd(16, shapes.numel(col_sizes), col_sizes[-1], tile["COLS"])
+    for row_steps, col_steps in zip(rows, cols):
+        if any(col_steps):
+            found = math.gcd(found, *row_steps, *col_steps[:-1])
+            found = found if col_steps[-1] in (0, 1) else 1
+    return found
 
 
 def _fits(device: Any) -> int:
@@ -403,12 +426,12 @@ def _fits(device: Any) -> int:
 
 
 def _programs(device: Any) -> int:
-    return 3 if device.interpreted else reduce_kernels.PROGRAMS
+    return 3 if device.interpreted else row_kernels.programs(device)
 
 
 def _tile(kind: str, n_rows: int, n_cols: int, device: Any) -> tuple[int, dict[str, int]]:
     """Rows (or elements) of a tile, and the kernel's constants."""
-    most = reduce_kernels.interpreted_block() if device.interpreted else STEP
+    most = row_kernels.interpreted_block() if device.interpreted else STEP
     if kind == "flat":
         block = min(max(next_power_of_2(n_rows), 16), most) if device.interpreted else 1024
         return block, {"BLOCK": block}

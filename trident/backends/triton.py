@@ -64,6 +64,22 @@ def _layouts(arrays: list, shape: Shape) -> tuple[list[str], bool]:
     return kinds, STRIDED in kinds
 
 
+def _kept_order(arrays: list, kinds: list[str], shape: Shape) -> tuple[Shape, Shape]:
+    """The strides of the results, which follow those of the operands, and the axes from the slowest
+    to the fastest."""
+    strides = shapes.out_strides(
+        shape, [(a.shape, a.strides) for a, k in zip(arrays, kinds) if k not in (SCALAR, ONE)]
+    )
+    return strides, tuple(sorted(range(len(shape)), key=lambda a: -strides[a]))
+
+
+def _along(a: Any, shape: Shape, order: Shape) -> Any:
+    """An operand broadcast to ``shape``, with its axes in this order; numbers stay as they are."""
+    if not isinstance(a, DeviceArray) or a.size == 1:
+        return a
+    return a.broadcast_to(shape).transpose(order)
+
+
 def run_graph(
     key: tuple, graph: Graph, arrays: list, shape: Shape, out_dtypes: list[DType], scalar_as: DType
 ) -> list[DeviceArray]:
@@ -71,11 +87,18 @@ def run_graph(
     live = [i for i in graph.live() if i < len(graph.inputs)]
     used = [arrays[i] for i in live]
     device = next(a.device for a in arrays if isinstance(a, DeviceArray))
-    outs = [device.empty(shape, d) for d in out_dtypes]
+    kinds, strided = _layouts(used, shape)
+    strides = shapes.contiguous_strides(shape)
+    if strided:
+        strides, order = _kept_order(used, kinds, shape)
+        used = [_along(a, shape, order) for a in used]
+    outs = [device.empty_strided(shape, strides, d) for d in out_dtypes]
     n = shapes.numel(shape)
     if n == 0:
         return outs
-    kinds, strided = _layouts(used, shape)
+    if strided:  # the kernel walks the results as they lie in memory
+        shape = tuple(shape[a] for a in order)
+        kinds, strided = _layouts(used, shape)
     sizes: Shape = ()
     steps: list[Shape] = []
     if strided:
@@ -90,10 +113,11 @@ def run_graph(
         Input(a.dtype, by_index.get(i, FLAT)) if isinstance(a, DeviceArray) else Input(None, SCALAR)
         for i, a in enumerate(arrays)
     )
-    kernel = emitter.kernel(key, graph, inputs, tuple(out_dtypes), len(sizes), scalar_as)
+    block = _block(n, device)
+    ragged = not strided and n % 16 != 0 and n >= block
+    kernel = emitter.kernel(key, graph, inputs, tuple(out_dtypes), len(sizes), scalar_as, ragged)
     passed = [a if isinstance(a, DeviceArray) else _number(a, scalar_as) for a in used]
     wide = n > 2**31 - 65536 or shapes.needs_int64(*[a for a in used if isinstance(a, DeviceArray)])
-    block = _block(n, device)
     launch(
         kernel, (cdiv(n, block),), *passed, *outs, n, *sizes[1:], *[s for st in steps for s in st],
         INT64=wide, BLOCK=block, num_warps=4,
@@ -266,6 +290,11 @@ def run_planned(
     return planned(plans, key, device, operands, run, _parts)
 
 
+def _plans(args: Sequence[Any]) -> bool:
+    """Whether the operands lie on a device whose launches can be repeated."""
+    return any(a.__class__ is DeviceArray and a.buffer.device.plans for a in args)
+
+
 def _parts(done: Any) -> tuple[Sequence[DeviceArray | None], Any]:
     return (done, tuple) if isinstance(done, tuple) else ((done,), None)
 
@@ -296,12 +325,22 @@ def _primitive(op: Primitive, args: tuple, attrs: dict[str, Any]) -> Any:
     device = _device_of(args, attrs)
     args = tuple(_to_device(a, device) for a in args)
     if isinstance(want, tuple):
-        outs = tuple(device.empty(w.shape, w.dtype) for w in want)
+        outs = tuple(_result(op, w, device, args, attrs) for w in want)
         op.launch(outs, *args, **attrs)
         return outs
-    out = device.empty(want.shape, want.dtype)
+    out = _result(op, want, device, args, attrs)
     op.launch(out, *args, **attrs)
     return out
+
+
+def _result(
+    op: Primitive, spec: Any, device: Device, args: tuple, attrs: dict[str, Any]
+) -> DeviceArray:
+    """A fresh array for one result of ``op``, in the layout that the entry wants."""
+    if op.layout is None:
+        return device.empty(spec.shape, spec.dtype)
+    operands = [(a.shape, a.strides) for a in args if isinstance(a, DeviceArray)]
+    return device.empty_strided(spec.shape, op.layout(spec.shape, operands, **attrs), spec.dtype)
 
 
 def _device_of(args: tuple, attrs: dict[str, Any]) -> Device:
@@ -325,7 +364,7 @@ def fused_forward(
 
     CPU arrays (inside ``interpret``) are passed as windows on their memory; CPU arrays come out.
     """
-    if _device_of(args, attrs).plans:
+    if _plans(args):
         several = isinstance(out, tuple)
 
         def run(a: Sequence[Any]) -> tuple:
@@ -382,7 +421,7 @@ def fused_backward(
     op: Fused, g: Any, args: tuple, attrs: dict[str, Any], out: Any, saved: dict, mask: tuple
 ) -> tuple:
     """Run a fused op's backward launcher; one gradient per operand, None where not wanted."""
-    if _device_of(args, attrs).plans:
+    if _plans(args):
         # what the launcher reads, flat: g and out may be tuples
         gs = g if isinstance(g, tuple) else (g,)
         outs = out if isinstance(out, tuple) else (out,)
@@ -423,7 +462,21 @@ def add(a: DeviceArray, b: DeviceArray) -> DeviceArray:
 
 
 def copy(a: DeviceArray) -> DeviceArray:
+    """A copy in the order of ``a``."""
+    return copied_like(a, a)
+
+
+def contiguous(a: DeviceArray) -> DeviceArray:
+    """A row-major copy."""
     out = a.device.empty(a.shape, a.dtype)
+    layout.copy(out, a)
+    return out
+
+
+def copied_like(a: DeviceArray, like: DeviceArray) -> DeviceArray:
+    """A copy in the order of ``like``, which has the same shape."""
+    strides = shapes.out_strides(like.shape, [(like.shape, like.strides)])
+    out = a.device.empty_strided(a.shape, strides, a.dtype)
     layout.copy(out, a)
     return out
 

@@ -1,29 +1,39 @@
 """The gradient of convolution for its weight, as an implicit matrix product.
 
 dw[o, c, t] = sum over pixels of g[o, pixel] * x[c, where tap t of that pixel falls]. A program owns
-a tile (o, (c, t)) and walks pixels. A weight has few tiles and a batch many pixels, so the pixels
-are split into parts, which a second kernel adds in fixed order: no atomics, the same bits each run.
+a tile of dw and walks over pixels, by carries instead of divisions. Channels-last g and x are read
+in vectors: both are tiles (pixels, consecutive channels).
 """
 
 from __future__ import annotations
 
 import math
 
-from .. import dtypes
 from ..lang import cdiv, jit, tl
 from ..runtime import DeviceArray, launch
-from .conv import constants_of, tile_for
-from .conv_direct import Sizes, accumulator, geometry, needs_int64, split_pixel, three
-
-PARTS = 256
-"""The pixels are split until about so many programs run."""
+from . import conv_depthwise
+from .conv_geometry import (
+    Sizes,
+    Walk,
+    geometry,
+    inside,
+    needs_int64,
+    next_pixel,
+    product_constants,
+    split_pixel,
+    staged,
+    three,
+    vector,
+)
+from .conv_parts import Parts, parts_of
+from .conv_tiles import PACKED, family, tile_for
 
 
 @jit
 def weight_grad_kernel(
     g_ptr,  # (n, groups * o, out_d, out_h, out_w)
     x_ptr,  # (n, groups * c, in_d, in_h, in_w)
-    dw_ptr,  # (parts, groups * o, c * TAPS), contiguous
+    dw_ptr,  # (parts, groups * o, taps, c)
     pixels,
     part_pixels,
     groups,
@@ -35,101 +45,105 @@ def weight_grad_kernel(
     out_d,
     out_h,
     out_w,
-    g_n_stride,
+    g_n_stride,  # in units of G_UNIT, as those of d, h and w
     g_o_stride,
     g_d_stride,
     g_h_stride,
     g_w_stride,
-    x_n_stride,
+    x_n_stride,  # in units of X_UNIT, as those of d, h and w
     x_c_stride,
     x_d_stride,
     x_h_stride,
     x_w_stride,
+    dw_part_stride,  # in units of DW_UNIT, as those of o and of the taps
+    dw_o_stride,
+    dw_tap_stride,
+    dw_c_stride,
     KERNEL: tl.constexpr,
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,
     DILATION: tl.constexpr,
+    BOUNDED: tl.constexpr,
+    G_UNIT: tl.constexpr,
+    X_UNIT: tl.constexpr,
+    DW_UNIT: tl.constexpr,
+    C_UNIT: tl.constexpr,
+    O_UNIT: tl.constexpr,
+    CHANNELS: tl.constexpr,  # per group where they are packed with the taps, else None
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
+    """A tile is (o, c) of one tap, so that bounds are tested once a pixel; with CHANNELS it is
+    (o, (tap, c)), so that it is not mostly padding."""
     TAPS: tl.constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
-    width = cg * TAPS
-    tiles_k = tl.cdiv(width, BLOCK_K)
+    item = tl.program_id(0)
+    if CHANNELS is None:
+        tiles_c = tl.cdiv(cg, BLOCK_K)
+        c = item % tiles_c * BLOCK_K + tl.arange(0, BLOCK_K)
+        tap = item // tiles_c % TAPS
+        item = item // (tiles_c * TAPS)
+        c_mask = c // C_UNIT < cg // C_UNIT
+    else:
+        tiles_k: tl.constexpr = (TAPS * CHANNELS + BLOCK_K - 1) // BLOCK_K
+        k = item % tiles_k * BLOCK_K + tl.arange(0, BLOCK_K)
+        item = item // tiles_k
+        tap = k // CHANNELS
+        c = k % CHANNELS
+        c_mask = tap < TAPS
     tiles_o = tl.cdiv(og, BLOCK_R)
-    k = tl.program_id(0) % tiles_k * BLOCK_K + tl.arange(0, BLOCK_K)
-    o = tl.program_id(0) // tiles_k % tiles_o * BLOCK_R + tl.arange(0, BLOCK_R)
-    part = tl.program_id(0) // (tiles_k * tiles_o)
-    group = tl.program_id(1).to(tl.int64)
-    g_ptr += group * og * g_o_stride
-    x_ptr += group * cg * x_c_stride
-    k_mask = k < width
-    o_mask = o < og
-    c = k // TAPS
-    td = k // (KERNEL[1] * KERNEL[2]) % KERNEL[0] * DILATION[0] - PADDING[0]
-    th = k // KERNEL[2] % KERNEL[1] * DILATION[1] - PADDING[1]
-    tw = k % KERNEL[2] * DILATION[2] - PADDING[2]
-    o_place = o
+    o = item % tiles_o * BLOCK_R + tl.arange(0, BLOCK_R)
+    group = item // tiles_o % groups
+    part = item // (tiles_o * groups)
+    o_mask = o // O_UNIT < og // O_UNIT
+    dw_k = c * dw_c_stride + tap * dw_tap_stride * DW_UNIT
+    td = tap // (KERNEL[1] * KERNEL[2]) * DILATION[0] - PADDING[0]
+    th = tap // KERNEL[2] % KERNEL[1] * DILATION[1] - PADDING[1]
+    tw = tap % KERNEL[2] * DILATION[2] - PADDING[2]
     if INT64:
-        part = part.to(tl.int64)
-        o_place = o.to(tl.int64)
         c = c.to(tl.int64)
+        o = o.to(tl.int64)
+        group = group.to(tl.int64)
+        part = part.to(tl.int64)
         td = td.to(tl.int64)
         th = th.to(tl.int64)
         tw = tw.to(tl.int64)
-    o_place = o_place * g_o_stride
-    x_k = c * x_c_stride + td * x_d_stride + th * x_h_stride + tw * x_w_stride
-
+    g_ptr += group * (og // G_UNIT) * G_UNIT * g_o_stride
+    x_ptr += group * (cg // X_UNIT) * X_UNIT * x_c_stride
+    x_k = c * x_c_stride + (td * x_d_stride + th * x_h_stride + tw * x_w_stride) * X_UNIT
     first = part * part_pixels
     stop = tl.minimum(first + part_pixels, pixels)
+    n, d, h, w = split_pixel(first + tl.arange(0, BLOCK_P), out_d, out_h, out_w)
     acc = tl.zeros((BLOCK_R, BLOCK_K), dtype=ACC)
     for start in range(first, stop, BLOCK_P):
-        pixel = start + tl.arange(0, BLOCK_P)
-        pixel_mask = pixel < stop
-        n, d, h, w = split_pixel(pixel, out_d, out_h, out_w)
-        g_place = n * g_n_stride + d * g_d_stride + h * g_h_stride + w * g_w_stride
-        g_mask = o_mask[:, None] & pixel_mask[None, :]
-        g = tl.load(g_ptr + o_place[:, None] + g_place[None, :], mask=g_mask, other=0.0)
-        d = d * STRIDE[0]
-        h = h * STRIDE[1]
-        w = w * STRIDE[2]
-        xd = d[None, :] + td[:, None]
-        xh = h[None, :] + th[:, None]
-        xw = w[None, :] + tw[:, None]
-        inside = (xd >= 0) & (xd < in_d) & (xh >= 0) & (xh < in_h) & (xw >= 0) & (xw < in_w)
-        seen = inside & pixel_mask[None, :] & k_mask[:, None]
-        x_place = n * x_n_stride + d * x_d_stride + h * x_h_stride + w * x_w_stride
-        x = tl.load(x_ptr + x_k[:, None] + x_place[None, :], mask=seen, other=0.0)
-        if WIDEN:  # the interpreter multiplies the raw bits of half types
-            g = g.to(ACC)
-            x = x.to(ACC)
-        acc = tl.dot(g, tl.trans(x), acc, input_precision=PRECISION, out_dtype=ACC)
-
-    row = (part.to(tl.int64) * groups + group) * og + o
-    target = dw_ptr + row[:, None] * width + k[None, :]
-    tl.store(target, acc.to(dw_ptr.dtype.element_ty), o_mask[:, None] & k_mask[None, :])
-
-
-@jit
-def sum_parts_kernel(
-    parts_ptr,  # (parts, size)
-    out_ptr,  # (size,)
-    size,
-    parts,
-    ACC: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = place < size
-    total = tl.zeros((BLOCK,), dtype=ACC)
-    for _ in range(0, parts):
-        total += tl.load(parts_ptr + place, mask=mask, other=0.0)
-        parts_ptr += size
-    tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask)
+        live = start + tl.arange(0, BLOCK_P) < stop
+        g_at = (n * g_n_stride + d * g_d_stride + h * g_h_stride + w * g_w_stride) * G_UNIT
+        g_mask = o_mask[:, None] & live[None, :]
+        g = tl.load(g_ptr + (o * g_o_stride)[:, None] + g_at[None, :], mask=g_mask, other=0.0)
+        xd = d * STRIDE[0]
+        xh = h * STRIDE[1]
+        xw = w * STRIDE[2]
+        x_at = (n * x_n_stride + xd * x_d_stride + xh * x_h_stride + xw * x_w_stride) * X_UNIT
+        if CHANNELS is None:
+            seen = live & inside(xd + td, xh + th, xw + tw, in_d, in_h, in_w, BOUNDED)
+            mask = seen[:, None] & c_mask[None, :]
+            x = tl.load(x_ptr + x_at[:, None] + x_k[None, :], mask=mask, other=0.0)
+        else:
+            seen = live[None, :] & inside(
+                xd[None, :] + td[:, None], xh[None, :] + th[:, None], xw[None, :] + tw[:, None],
+                in_d, in_h, in_w, BOUNDED,
+            )  # fmt: skip
+            mask = seen & c_mask[:, None]
+            x = tl.trans(tl.load(x_ptr + x_k[:, None] + x_at[None, :], mask=mask, other=0.0))
+        acc = tl.dot(g, x, acc, input_precision=PRECISION, out_dtype=ACC)
+        n, d, h, w = next_pixel(n, d, h, w, BLOCK_P, out_d, out_h, out_w)
+    rows = ((group * og + o) * dw_o_stride + part * dw_part_stride) * DW_UNIT
+    value = acc.to(dw_ptr.dtype.element_ty)
+    mask = o_mask[:, None] & c_mask[None, :]
+    tl.store(dw_ptr + rows[:, None] + dw_k[None, :], value, mask=mask)
 
 
 def conv_weight_grad(
@@ -142,47 +156,70 @@ def conv_weight_grad(
     dilation: Sizes,
     groups: int,
 ) -> None:
-    """dw (groups*o, c, *kernel), g (n, groups*o, *out), x (n, groups*c, *in)."""
+    """dw (groups*o, c, *kernel), g (n, groups*o, *out), x (n, groups*c, *in).
+
+    ``dw`` is row-major or channels-last.
+    """
     if dw.size == 0:
+        return
+    if dw.shape[1] == 1 and groups > 1:
+        conv_depthwise.weight_grad(dw, g, x, stride=stride, padding=padding, dilation=dilation)
         return
     out = dw
     dw, g, x = three(dw), three(g), three(x)
     og, cg = dw.shape[0] // groups, dw.shape[1]
-    width = cg * math.prod(dw.shape[2:])
+    taps = math.prod(dw.shape[2:])
     pixels = g.shape[0] * math.prod(g.shape[2:])
-    tile = tile_for(x, og, width, pixels)
-    tile = tile._replace(depth=max(tile.depth, 32))  # pixels are many: longer steps pay
-    tiles = cdiv(og, tile.rows) * cdiv(width, tile.pixels)
-    most = 3 if x.device.interpreted else cdiv(PARTS, tiles * groups)
-    steps = cdiv(cdiv(pixels, tile.depth), most)  # a part has at least 4 steps
-    part = max(steps, 4) * tile.depth
-    parts = max(cdiv(pixels, part), 1)
-    if parts > 1:
-        widest = dtypes.float64 if x.dtype is dtypes.float64 else dtypes.float32
-        target = x.device.empty((parts, dw.size), widest)
-    else:
-        target = out
+    packed = cg < PACKED
+    if not packed:
+        g, x = staged(pixels * og * groups * cg * taps, g, x)
+    gs = Walk.of(g, og if groups > 1 else 0)
+    xs = Walk.of(x, cg if groups > 1 else 0)
+    sizes = (pixels, og, cg, taps, min(gs.unit, xs.unit))
+    tile = tile_for("conv_weight", x, sizes, ("BLOCK_R", "BLOCK_K"))
+    columns = cdiv(cg * taps, tile["BLOCK_K"]) if packed else cdiv(cg, tile["BLOCK_K"]) * taps
+    programs = cdiv(og, tile["BLOCK_R"]) * columns * groups
+    parts, part = parts_of(pixels, tile["BLOCK_P"], programs, x.device.interpreted)
+    target = Parts(out.reshape((out.shape[0], cg, taps)).transpose((0, 2, 1)), parts)
+    item = x.dtype.itemsize
+    constants = geometry(dw.shape[2:], stride, padding, dilation)
     launch(
         weight_grad_kernel,
-        (tiles * parts, groups),
-        *(g, x, target),
-        *(pixels, part, groups, og, cg),
-        *(*x.shape[2:], *g.shape[2:], *g.strides, *x.strides),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        **geometry(dw.shape[2:], stride, padding, dilation),
-        **constants_of(x),
-        INT64=needs_int64(g, x),
-        BLOCK_R=tile.rows,
-        BLOCK_K=tile.pixels,
-        BLOCK_P=tile.depth,
+        (programs * parts,),
+        *(g, x, target.array),
+        *(pixels, part, groups, og, cg, *x.shape[2:], *g.shape[2:]),
+        *gs[1:],
+        *xs[1:],
+        *target.strides,
+        target.last_stride,
+        **constants,
+        **product_constants(x),
+        BOUNDED=tuple(p > 0 for p in constants["PADDING"]),
+        G_UNIT=gs.unit,
+        X_UNIT=xs.unit,
+        DW_UNIT=target.unit,
+        C_UNIT=vector(item, cg),
+        O_UNIT=vector(item, og),
+        CHANNELS=cg if packed else None,
+        INT64=needs_int64(g, x, target.array),
+        **tile,
     )
-    if parts > 1:
-        block = 1 << 14 if x.device.interpreted else 512
-        launch(
-            sum_parts_kernel,
-            (cdiv(out.size, block),),
-            *(target, out, out.size, parts),
-            ACC=accumulator(x.dtype),
-            BLOCK=block,
-        )
+    target.add()
+
+
+def _run(x: DeviceArray, w: DeviceArray, y: DeviceArray, padding: int) -> None:
+    one, same = (1, 1), (padding, padding)
+    conv_weight_grad(w, y, x, stride=one, padding=same, dilation=one, groups=1)
+
+
+family(
+    "conv_weight",
+    weight_grad_kernel,
+    _run,
+    [
+        (p, r, k, max(r * k // 2048, 4), s)
+        for p in (32, 64)
+        for r, k in ((64, 64), (128, 64), (64, 128), (128, 128))
+        for s in (3, 4)
+    ],
+)

@@ -14,8 +14,20 @@ from .. import shapes
 from ..errors import IndexBoundsError, wrong
 from ..lang import cdiv, jit, next_power_of_2, tl
 from ..runtime import DeviceArray, launch
-from .reduce import acc_type, accumulator, interpreted_block, layout, offset_of, row_max, warps
-from .softmax import row_tile
+from .index import check_range
+from .rows import (
+    acc_type,
+    accumulator,
+    interpreted_block,
+    layout,
+    multiple,
+    offset_of,
+    pieces,
+    row_max,
+    tiled,
+    warps,
+    whole,
+)
 
 MEAN = 0
 TOTAL = 1
@@ -66,9 +78,13 @@ def forward_kernel(
     FITS: tl.constexpr,
     ACC: tl.constexpr,
     INT64: tl.constexpr,
+    ROW_VEC: tl.constexpr,
+    COL_VEC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
+    n_rows = multiple(n_rows, ROW_VEC)
+    n_cols = multiple(n_cols, COL_VEC)
     pid = tl.program_id(0).to(tl.int64)
     rows = pid * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
@@ -77,7 +93,7 @@ def forward_kernel(
     else:
         rows = rows.to(tl.int32)
     inside = rows < n_rows
-    x_row = x_ptr + offset_of(rows, rn1, rn2, xs0, xs1, xs2)
+    x_row = x_ptr + multiple(offset_of(rows, rn1, rn2, xs0, xs1, xs2), COL_VEC)
     at = offset_of(rows, rn1, rn2, ts0, ts1, ts2)
     target, weight, used, valid = target_of(
         target_ptr, at, inside, n_cols, ignore_index, weight_ptr, weight_step, ACC
@@ -87,7 +103,8 @@ def forward_kernel(
     weighted = tl.zeros((ROWS,), ACC)  # sum of class weight times x
     if FITS and LOGITS:
         mask = inside[:, None] & (cols < n_cols)[None, :]
-        x = tl.load(x_row[:, None] + cols[None, :] * x_step, mask=mask, other=float("-inf")).to(ACC)
+        x_tile = x_row[:, None] + multiple(cols * x_step, ROW_VEC)[None, :]
+        x = tl.load(x_tile, mask=mask, other=float("-inf")).to(ACC)
         top = row_max(x)
         lse = tl.log(tl.sum(tl.where(mask, tl.exp(x - top[:, None]), 0.0), 1)) + top
         if SMOOTHING > 0:
@@ -103,9 +120,8 @@ def forward_kernel(
         for first in range(0, n_cols, COLS):
             c = first + cols
             mask = inside[:, None] & (c < n_cols)[None, :]
-            x = tl.load(x_row[:, None] + c[None, :] * x_step, mask=mask, other=float("-inf")).to(
-                ACC
-            )
+            x_tile = x_row[:, None] + multiple(c * x_step, ROW_VEC)[None, :]
+            x = tl.load(x_tile, mask=mask, other=float("-inf")).to(ACC)
             higher = tl.maximum(top, row_max(x))
             shift = tl.where(higher == float("-inf"), 0.0, higher)  # -inf - -inf would be NaN
             sums = sums * tl.exp(top - shift)[:, None] + tl.exp(x - shift[:, None])
@@ -173,7 +189,6 @@ def backward_kernel(
     rn2,
     ds0,
     ds1,
-    ds2,
     dx_step,
     ts0,
     ts1,
@@ -190,9 +205,13 @@ def backward_kernel(
     SMOOTHING: tl.constexpr,
     ACC: tl.constexpr,
     INT64: tl.constexpr,
+    ROW_VEC: tl.constexpr,
+    COL_VEC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
+    n_rows = multiple(n_rows, ROW_VEC)
+    n_cols = multiple(n_cols, COL_VEC)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
     if INT64:
@@ -214,7 +233,8 @@ def backward_kernel(
     if x_ptr is None:
         dx = -hit * weight[:, None]
     else:
-        x_tile = x_ptr + offset_of(rows, rn1, rn2, xs0, xs1, xs2)[:, None] + cols[None, :] * x_step
+        x_row = x_ptr + multiple(offset_of(rows, rn1, rn2, xs0, xs1, xs2), COL_VEC)
+        x_tile = x_row[:, None] + multiple(cols * x_step, ROW_VEC)[None, :]
         x = tl.load(x_tile, mask=mask, other=0.0).to(ACC)
         p = tl.exp(x - tl.load(lse_ptr + rows, mask=inside, other=0.0)[:, None])
         dx = (p - hit) * weight[:, None]
@@ -232,7 +252,9 @@ def backward_kernel(
                 spread = p * n_cols - 1.0
             dx = dx * (1.0 - SMOOTHING) + spread * SMOOTHING / n_cols
     dx = tl.where(used[:, None], dx * scale[:, None], 0.0)
-    dx_tile = dx_ptr + offset_of(rows, rn1, rn2, ds0, ds1, ds2)[:, None] + cols[None, :] * dx_step
+    # dx is contiguous: where its rows have three axes, the last has stride 1
+    dx_row = dx_ptr + multiple(offset_of(rows, rn1, rn2, ds0, ds1, 1), COL_VEC)
+    dx_tile = dx_row[:, None] + multiple(cols * dx_step, ROW_VEC)[None, :]
     tl.store(dx_tile, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
@@ -269,10 +291,14 @@ def forward(
     each = reduction == "none"
     plan, (x, target) = layout((axis,), x, _beside(x, target, axis))
     acc = accumulator(x.dtype)
+    found = whole(plan, acc, x.device, 16384)
     if lse is None:
-        rows, cols, fits = (interpreted_block() if x.device.interpreted else 128), 1, True
+        rows, cols = (interpreted_block() if x.device.interpreted else 128), 1
+    elif found is not None:
+        rows, cols = found
     else:
-        rows, cols, fits = row_tile(plan, acc, x.device.interpreted, 16384)
+        t = pieces(plan, acc, x.device, split=False, nbytes=16384)
+        rows, cols = t.rows, t.cols
     programs = cdiv(plan.n_rows, rows)
     partial_loss = partial_weight = None
     if total is not None:
@@ -298,12 +324,11 @@ def forward(
         ignore_index,
         LOGITS=lse is not None,
         SMOOTHING=float(label_smoothing),
-        FITS=fits,
+        FITS=found is not None,
         ACC=acc_type(acc),
         INT64=shapes.needs_int64(x, target),
-        ROWS=rows,
-        COLS=cols,
         num_warps=warps(rows * cols),
+        **tiled(plan, rows, cols, 0),
     )
     if partial_loss is not None and partial_weight is not None:
         launch(
@@ -345,7 +370,8 @@ def backward(
     acc = accumulator(dx.dtype)
     elements = interpreted_block() if dx.device.interpreted else 8192 // acc.itemsize
     n_rows, n_cols = next_power_of_2(plan.n_rows), next_power_of_2(plan.n_cols)
-    if plan.col_strides[-1][0] == 1:
+    wide = plan.col_strides[-1][0] == 1
+    if wide:
         cols = min(n_cols, elements)
         rows = min(n_rows, max(1, elements // cols))
     else:
@@ -364,7 +390,7 @@ def backward(
         plan.n_rows,
         plan.n_cols,
         *plan.row_sizes,
-        *plan.row_strides[-1],
+        *plan.row_strides[-1][:2],
         plan.col_strides[-1][0],
         *plan.row_strides[0],
         *plan.row_strides[1],
@@ -375,19 +401,14 @@ def backward(
         SMOOTHING=float(label_smoothing),
         ACC=acc_type(acc),
         INT64=shapes.needs_int64(dx, *arrays),
-        ROWS=rows,
-        COLS=cols,
+        **tiled(plan, rows, cols, -1, *([] if x is None else [2]), wide=wide),
     )
 
 
 def check_target(op: str, target: DeviceArray, classes: int, ignore_index: int) -> None:
-    """Raise IndexBoundsError where a class lies outside of [0, classes)."""
-    seen = target.numpy()
-    bad = seen[((seen < 0) | (seen >= classes)) & (seen != ignore_index)]
-    if bad.size:
-        raise wrong(
-            op,
-            f"target must lie in [0, {classes}) or be ignore_index={ignore_index}",
-            got=int(bad.flat[0]),
-            error=IndexBoundsError,
-        )
+    """IndexBoundsError for a class outside of [0, classes): see ``index.check_range``."""
+    expected = f"target must lie in [0, {classes}) or be ignore_index={ignore_index}"
+    check_range(
+        target, 0, classes, ignore_index, (op, classes, ignore_index),
+        lambda i: wrong(op, expected, got=i, error=IndexBoundsError),
+    )  # fmt: skip

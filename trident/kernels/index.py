@@ -1,18 +1,22 @@
 """Reading at positions that are data: gather, index_select, nonzero, one-hot, and the index check.
 
-Indices are checked before use: ``check_indices`` names the first one that is out of range.
+Indices are checked before use: ``check_indices`` names the first one that is out of range. In the
+interpreter that is at once; on a GPU the error is raised where the host next waits
+(``runtime/reports.py``), and until then ``wrap`` takes the nearest valid index instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
 from .. import dtypes, shapes
 from ..errors import IndexBoundsError, wrong
-from ..lang import cdiv, jit, tl
+from ..lang import cdiv, jit, next_power_of_2, tl
 from ..runtime import DeviceArray, launch
+from ..runtime.reports import VALUES
 from ..shapes import Shape
 from .layout import (
     MAX_AXES,
@@ -23,6 +27,7 @@ from .layout import (
     offset_of,
     padded,
 )
+from .rows import multiple
 
 CHECKERS = 256  # programs that look for a bad index; each reports one number
 
@@ -37,8 +42,12 @@ def out_of_range(op: str, index: int, size: int, axis: int | None) -> Exception:
 def check_kernel(
     index_ptr,  # (n0, n1, n2, n3, n4), any strides
     bad_ptr,  # (programs,): 1 + where the program's first bad index stands, or 0
+    words_ptr,  # the device's reports, where those are used and bad_ptr is not
     n,
-    size,
+    low,
+    high,
+    ignored,  # an index that is not looked at
+    site,
     n1,
     n2,
     n3,
@@ -53,43 +62,77 @@ def check_kernel(
 ):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     first = tl.full((BLOCK,), 9223372036854775807, tl.int64)
+    value = tl.full((BLOCK,), 0, tl.int64)
     for base in range(0, n, tl.num_programs(0) * BLOCK):
         i = base + start + tl.arange(0, BLOCK)
         at = offset_of(i, n1, n2, n3, n4, is0, is1, is2, is3, is4, AXES)
         index = tl.load(index_ptr + at, mask=i < n, other=0).to(tl.int64)
-        bad = (index >= size) | (index < -size)
-        first = tl.where((i < n) & bad & (i < first), i, first)
+        bad = (i < n) & ((index >= high) | (index < low)) & (index != ignored)
+        value = tl.where(bad & (i < first), index, value)
+        first = tl.where(bad & (i < first), i, first)
     found = tl.min(first, 0)
-    tl.store(bad_ptr + tl.program_id(0), tl.where(found < n, found + 1, 0))
+    if words_ptr is not None:
+        if found < n:
+            it = tl.sum(tl.where(first == found, value, 0), 0)
+            tl.store(words_ptr + 1 + site % VALUES, it)
+            tl.store(words_ptr, it * 0 + site)
+    else:
+        tl.store(bad_ptr + tl.program_id(0), tl.where(found < n, found + 1, 0))
 
 
-def check_indices(op: str, index: DeviceArray, size: int, axis: int | None) -> None:
-    """Raise IndexBoundsError unless ``index`` lies in [-size, size). Waits for the device."""
+def check_range(
+    index: DeviceArray,
+    low: int,
+    high: int,
+    ignored: int | None,
+    key: Hashable,
+    error: Callable[[int], Exception],
+) -> None:
+    """``error(i)`` for an index ``i`` outside of [low, high) that is not ``ignored``.
+
+    In the interpreter it is raised here, on a GPU where the host next waits. ``key`` tells checks
+    with different errors apart.
+    """
     n = index.size
     if n == 0:
         return
+    ignored = low if ignored is None else ignored
     sizes, (steps,) = collapse(index.shape, index.strides)
     if len(sizes) > MAX_AXES:
         index = contiguous(index)
         sizes, steps = (n,), (1,)
     block = block_size(n, index.device)
     programs = min(cdiv(n, block), CHECKERS)
-    bad = index.device.empty((programs,), dtypes.int64)
+    reports = index.device.reports
+    bad = words = None
+    site = 0
+    if reports is None:
+        bad = index.device.empty((programs,), dtypes.int64)
+    else:
+        words, site = reports.array, reports.site(key, error)
     launch(
-        check_kernel, (programs,), index, bad, n, size, *padded(sizes, steps), AXES=len(sizes),
-        BLOCK=block, num_warps=4,
+        check_kernel, (programs,), index, bad, words, n, low, high, ignored, site,
+        *padded(sizes, steps), AXES=len(sizes), BLOCK=block, num_warps=4,
     )  # fmt: skip
-    found = bad.numpy()
-    if found.any():
-        place = int(found[found > 0].min()) - 1
-        raise out_of_range(op, int(index.numpy().reshape(-1)[place]), size, axis)
+    if bad is not None:
+        found = bad.numpy()
+        if found.any():
+            raise error(int(index.numpy().reshape(-1)[int(found[found > 0].min()) - 1]))
+
+
+def check_indices(op: str, index: DeviceArray, size: int, axis: int | None) -> None:
+    """IndexBoundsError unless every index lies in [-size, size): see ``check_range``."""
+    key = (op, size, axis)
+    check_range(index, -size, size, None, key, lambda i: out_of_range(op, i, size, axis))
 
 
 @jit
 def wrap(index, size):
-    """Indices as int64, with negative ones counted from the end."""
+    """Indices as int64, with negative ones counted from the end; the nearest that there is where
+    one is out of range (``check_indices`` reports it)."""
     index = index.to(tl.int64)
-    return tl.where(index < 0, index + size, index)
+    index = tl.where(index < 0, index + size, index)
+    return tl.maximum(tl.minimum(index, size - 1), 0)
 
 
 @jit
@@ -157,11 +200,65 @@ def gather(out: DeviceArray, x: DeviceArray, index: DeviceArray, *, dim: int, op
     _gather(out, x, base, step, index, size)
 
 
+@jit
+def select_kernel(
+    x_ptr,  # (outer, size, inner), consecutive along inner
+    index_ptr,  # (m,)
+    out_ptr,  # (outer, m, inner) contiguous
+    n_rows,  # outer * m
+    m,
+    size,
+    inner,
+    x_outer_stride,
+    x_step,
+    index_stride,
+    VEC: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    inner = multiple(inner, VEC)
+    blocks = tl.cdiv(inner, COLS)
+    rows = (tl.program_id(0) // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    cols = tl.program_id(0) % blocks * COLS + tl.arange(0, COLS)
+    inside = rows < n_rows
+    mask = inside[:, None] & (cols < inner)[None, :]
+    index = wrap(tl.load(index_ptr + rows % m * index_stride, mask=inside, other=0), size)
+    start = multiple(rows // m * x_outer_stride + index * x_step, VEC)
+    x = tl.load(x_ptr + start[:, None] + cols[None, :], mask=mask)
+    tl.store(out_ptr + (rows * inner)[:, None] + cols[None, :], x, mask=mask)
+
+
+WIDE = 8
+"""Slices of so many neighbouring elements are copied as rows, not element by element."""
+
+
+def _select_rows(out: DeviceArray, x: DeviceArray, index: DeviceArray, dim: int) -> bool:
+    """Whether the slices are rows of memory; then they are copied."""
+    m, inner = index.shape[0], shapes.numel(x.shape[dim + 1 :])
+    tail = shapes.is_contiguous(x.shape[dim + 1 :], x.strides[dim + 1 :])
+    lead, (steps,) = collapse(x.shape[:dim], x.strides[:dim])
+    if inner < WIDE or not tail or len(lead) > 1:
+        return False
+    outer = steps[0] if lead != (1,) else 0
+    n_rows = out.size // inner
+    room = block_size(1 << 14, out.device, 8192 // out.dtype.itemsize)
+    cols = min(next_power_of_2(inner), max(room // 8, 1))
+    rows = min(next_power_of_2(n_rows), max(room // cols, 1))
+    launch(
+        select_kernel, (cdiv(n_rows, rows) * cdiv(inner, cols),), x, index, out, n_rows, m,
+        x.shape[dim], inner, outer, x.strides[dim], index.strides[0],
+        VEC=math.gcd(16, inner, outer, x.strides[dim], cols), ROWS=rows, COLS=cols, num_warps=4,
+    )  # fmt: skip
+    return True
+
+
 def index_select(
     out: DeviceArray, x: DeviceArray, index: DeviceArray, *, dim: int, op: str
 ) -> None:
     """The slices of ``x`` along ``dim`` that ``index`` (m,) names, in the m slices of ``out``."""
     check_indices(op, index, x.shape[dim], dim)
+    if out.size == 0 or _select_rows(out, x, index, dim):
+        return
     steps = tuple(index.strides[0] if a == dim else 0 for a in range(x.ndim))
     base = tuple(0 if a == dim else s for a, s in enumerate(x.strides))
     spread = index.as_strided(out.shape, steps)
@@ -280,6 +377,8 @@ def nonzero(out: DeviceArray, x: DeviceArray) -> None:
         return
     x = contiguous(x)
     counts, block = _counts(x)
+    if x.device.interpreted:  # elsewhere it may be the compile-only device, which counts nothing
+        assert counts.sum() == out.shape[0], f"nonzero: {counts.sum()} elements, not {out.shape[0]}"
     starts = x.device.from_host(np.cumsum(counts) - counts)
     flat = x.device.empty(out.shape[:1], dtypes.int64)
     launch(nonzero_kernel, starts.shape, x, starts, flat, x.size, BLOCK=block, num_warps=4)

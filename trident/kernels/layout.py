@@ -263,27 +263,14 @@ def contiguous(x: DeviceArray) -> DeviceArray:
 
 @jit
 def fill_kernel(
-    out_ptr,  # (n0, n1, n2, n3, n4), any strides
+    out_ptr,  # (n,)
     n,
     bits,
-    n1,
-    n2,
-    n3,
-    n4,
-    os0,
-    os1,
-    os2,
-    os3,
-    os4,
-    AXES: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     i = block_index(BLOCK, INT64)
-    value = tl.full((BLOCK,), bits, out_ptr.dtype.element_ty)
-    tl.store(
-        out_ptr + offset_of(i, n1, n2, n3, n4, os0, os1, os2, os3, os4, AXES), value, mask=i < n
-    )
+    tl.store(out_ptr + i, tl.full((BLOCK,), bits, out_ptr.dtype.element_ty), mask=i < n)
 
 
 _BITS = {
@@ -295,26 +282,23 @@ _BITS = {
 
 
 def fill(out: DeviceArray, value: bool | int | float) -> None:
-    """``out[...] = value``, exactly: the kernel writes the bits of the value in out's dtype."""
+    """``out[...] = value``, exactly: the kernel writes the bits of the value in out's dtype.
+
+    ``out`` has no gaps (row-major or channels-last).
+    """
     if out.size == 0:
         return
+    assert shapes.is_dense(out.shape, out.strides)
     as_int, code = _BITS[out.dtype.itemsize]
     if out.dtype.kind == "int" and not isinstance(value, int):
         value = int(value)
     bits = struct.unpack(code, np.asarray(value).astype(out.dtype.np).tobytes())[0]
     target = DeviceArray(out.buffer, out.shape, out.strides, as_int, out.offset)
-    order = sorted(range(out.ndim), key=lambda a: -abs(out.strides[a]))
-    sizes, (steps,) = collapse(
-        tuple(out.shape[a] for a in order), tuple(out.strides[a] for a in order)
-    )
-    for part, (part_steps,), (start,) in pieces(sizes, steps):
-        n = shapes.numel(part)
-        block = block_size(n, out.device)
-        launch(
-            fill_kernel, (cdiv(n, block),), target.as_strided(part, part_steps, start), n, bits,
-            *padded(part, part_steps),
-            AXES=len(part), INT64=shapes.needs_int64(out), BLOCK=block, num_warps=4,
-        )  # fmt: skip
+    block = block_size(out.size, out.device)
+    launch(
+        fill_kernel, (cdiv(out.size, block),), target, out.size, bits,
+        INT64=shapes.needs_int64(out), BLOCK=block, num_warps=4,
+    )  # fmt: skip
 
 
 @jit

@@ -1,355 +1,34 @@
-"""Matrix multiplication: a tiled kernel for tensor cores, a sum-of-products kernel for thin shapes.
+"""Matrix multiplication: which kernel computes a product, and in which blocks.
 
-``matmul`` views every call as batches of ``(m, k) @ (k, n)`` with free strides on all three axes,
-so that transposed, sliced and broadcast operands are read where they lie. Then ``schedule`` names
-the function of a ``Problem`` that launches it; a new schedule (persistent, split-K) goes beside
-``tiled`` and ``thin`` and is chosen there.
+``matmul`` views every call as batches of ``(m, k) @ (k, n)`` with free strides on all axes, so that
+transposed, sliced and broadcast operands are read where they lie. Then ``schedule`` picks
 
-Source: the grouped order of output tiles, which keeps the operands of neighbouring programs in L2,
-is that of Triton's matrix multiplication tutorial.
+- thin: few rows or columns, or integers; sums of products (``matmul_thin.py``);
+- grouped: a program for each tile of the output (``matmul_tiled.py``);
+- persistent: a program for each multiprocessor, which walks over tiles (``matmul_tiled.py``);
+- tma: the same through tensor descriptors, from sm_90 on (``matmul_tma.py``);
+
+and any of them may cut a long k into chunks (``matmul_split.py``). Except for thin, the schedule is
+part of the configuration of a call, beside the blocks (``configs.py``); ``configs.using`` forces
+one, in the interpreter too.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
 
-from .. import config, dtypes, shapes
+import numpy as np
+
+from .. import dtypes, shapes
 from ..dtypes import dtype as DType
-from ..lang import Jit, cdiv, jit, next_power_of_2, tl
-from ..runtime import DeviceArray, launch
+from ..lang import Jit, cdiv, next_power_of_2
+from ..runtime import Device, DeviceArray
+from ..runtime.tuning import Config
 from ..shapes import Shape
-
-
-@jit
-def finish(acc, bias_ptr, offsets, mask, out_type: tl.constexpr, ACT: tl.constexpr):
-    """``ACT(acc + bias)`` in the type of ``acc``, rounded to ``out_type`` after each of the three.
-
-    That is where separate ops would round, so a fused call and the ops it stands for agree.
-    """
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + offsets, mask=mask, other=0).to(acc.dtype)
-        acc = acc.to(out_type).to(acc.dtype) + bias
-    if ACT is not None:
-        acc = ACT(acc.to(out_type).to(acc.dtype))
-    return acc.to(out_type)
-
-
-@jit
-def tiled_kernel(
-    a_ptr,  # (outer, inner, m, k)
-    b_ptr,  # (outer, inner, k, n)
-    bias_ptr,  # (m, n) or None
-    out_ptr,  # (outer, inner, m, n)
-    m,
-    n,
-    k,
-    inner,
-    a_outer_stride,
-    a_inner_stride,
-    a_m_stride,
-    a_k_stride,
-    b_outer_stride,
-    b_inner_stride,
-    b_k_stride,
-    b_n_stride,
-    bias_m_stride,
-    bias_n_stride,
-    out_outer_stride,
-    out_inner_stride,
-    out_m_stride,
-    out_n_stride,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACT: tl.constexpr,
-    WIDEN: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    INT64: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP_M: tl.constexpr,
-):
-    # bands of GROUP_M rows of tiles, each walked column by column
-    tiles_m = tl.cdiv(m, BLOCK_M)
-    tiles_n = tl.cdiv(n, BLOCK_N)
-    batch = tl.program_id(0) // (tiles_m * tiles_n)
-    tile = tl.program_id(0) % (tiles_m * tiles_n)
-    first_m = tile // (GROUP_M * tiles_n) * GROUP_M
-    band = tl.minimum(tiles_m - first_m, GROUP_M)
-    tile_m = first_m + tile % (GROUP_M * tiles_n) % band
-    tile_n = tile % (GROUP_M * tiles_n) // band
-
-    outer = (batch // inner).to(tl.int64)
-    step = (batch % inner).to(tl.int64)
-    a_ptr += outer * a_outer_stride + step * a_inner_stride
-    b_ptr += outer * b_outer_stride + step * b_inner_stride
-    out_ptr += outer * out_outer_stride + step * out_inner_stride
-
-    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    ks = tl.arange(0, BLOCK_K)
-    row_mask = rows < m
-    col_mask = cols < n
-    if INT64:
-        rows = rows.to(tl.int64)
-        cols = cols.to(tl.int64)
-        ks = ks.to(tl.int64)
-    a_ptrs = a_ptr + rows[:, None] * a_m_stride + ks[None, :] * a_k_stride
-    b_ptrs = b_ptr + ks[:, None] * b_k_stride + cols[None, :] * b_n_stride
-
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=ACC)
-    for start in range(0, k, BLOCK_K):
-        if EVEN_K:
-            a = tl.load(a_ptrs, mask=row_mask[:, None], other=0.0)
-            b = tl.load(b_ptrs, mask=col_mask[None, :], other=0.0)
-        else:
-            k_mask = ks < k - start
-            a = tl.load(a_ptrs, mask=row_mask[:, None] & k_mask[None, :], other=0.0)
-            b = tl.load(b_ptrs, mask=k_mask[:, None] & col_mask[None, :], other=0.0)
-        if WIDEN:  # the interpreter multiplies the raw bits of half types
-            a = a.to(ACC)
-            b = b.to(ACC)
-        acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
-        a_ptrs += BLOCK_K * a_k_stride
-        b_ptrs += BLOCK_K * b_k_stride
-
-    mask = row_mask[:, None] & col_mask[None, :]
-    bias_offsets = rows[:, None] * bias_m_stride + cols[None, :] * bias_n_stride
-    value = finish(acc, bias_ptr, bias_offsets, mask, out_ptr.dtype.element_ty, ACT)
-    tl.store(out_ptr + rows[:, None] * out_m_stride + cols[None, :] * out_n_stride, value, mask)
-
-
-@jit
-def thin_kernel(
-    a_ptr,  # (outer, inner, m, k), m small
-    b_ptr,  # (outer, inner, k, n)
-    bias_ptr,  # (m, n) or None
-    out_ptr,  # (outer, inner, m, n)
-    m,
-    n,
-    k,
-    inner,
-    a_outer_stride,
-    a_inner_stride,
-    a_m_stride,
-    a_k_stride,
-    b_outer_stride,
-    b_inner_stride,
-    b_k_stride,
-    b_n_stride,
-    bias_m_stride,
-    bias_n_stride,
-    out_outer_stride,
-    out_inner_stride,
-    out_m_stride,
-    out_n_stride,
-    ACC: tl.constexpr,
-    ACT: tl.constexpr,
-    INT64: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    # products are kept in a (BLOCK_M, BLOCK_N, BLOCK_K) tile and summed over k once at the end:
-    # b is read once from memory and no lane waits for another inside the loop
-    tiles_m = tl.cdiv(m, BLOCK_M)
-    tiles_n = tl.cdiv(n, BLOCK_N)
-    batch = tl.program_id(0) // (tiles_m * tiles_n)
-    tile = tl.program_id(0) % (tiles_m * tiles_n)
-    outer = (batch // inner).to(tl.int64)
-    step = (batch % inner).to(tl.int64)
-    a_ptr += outer * a_outer_stride + step * a_inner_stride
-    b_ptr += outer * b_outer_stride + step * b_inner_stride
-    out_ptr += outer * out_outer_stride + step * out_inner_stride
-
-    rows = tile % tiles_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = tile // tiles_m * BLOCK_N + tl.arange(0, BLOCK_N)
-    ks = tl.arange(0, BLOCK_K)
-    row_mask = rows < m
-    col_mask = cols < n
-    if INT64:
-        rows = rows.to(tl.int64)
-        cols = cols.to(tl.int64)
-        ks = ks.to(tl.int64)
-    a_ptrs = a_ptr + rows[:, None] * a_m_stride + ks[None, :] * a_k_stride
-    b_ptrs = b_ptr + cols[:, None] * b_n_stride + ks[None, :] * b_k_stride
-
-    acc = tl.zeros((BLOCK_M, BLOCK_N, BLOCK_K), dtype=ACC)
-    for start in range(0, k, BLOCK_K):
-        k_mask = (ks < k - start)[None, :]
-        a = tl.load(a_ptrs, mask=row_mask[:, None] & k_mask, other=0).to(ACC)
-        b = tl.load(b_ptrs, mask=col_mask[:, None] & k_mask, other=0).to(ACC)
-        acc += a[:, None, :] * b[None, :, :]
-        a_ptrs += BLOCK_K * a_k_stride
-        b_ptrs += BLOCK_K * b_k_stride
-
-    mask = row_mask[:, None] & col_mask[None, :]
-    bias_offsets = rows[:, None] * bias_m_stride + cols[None, :] * bias_n_stride
-    total = tl.sum(acc, axis=2).to(ACC)
-    value = finish(total, bias_ptr, bias_offsets, mask, out_ptr.dtype.element_ty, ACT)
-    tl.store(out_ptr + rows[:, None] * out_m_stride + cols[None, :] * out_n_stride, value, mask)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """``out = act(a @ b + bias)`` with at most two batch axes (outer, inner), all four of rank 4.
-
-    a (outer, inner, m, k), b (outer, inner, k, n), out (outer, inner, m, n), bias (m, n) or None.
-    """
-
-    out: DeviceArray
-    a: DeviceArray
-    b: DeviceArray
-    bias: DeviceArray | None
-    act: Jit | None
-
-    @property
-    def mnk(self) -> tuple[int, int, int]:
-        return self.a.shape[2], self.b.shape[3], self.a.shape[3]
-
-    @property
-    def batches(self) -> int:
-        return self.out.shape[0] * self.out.shape[1]
-
-    def transposed(self) -> Problem:
-        """The same numbers as ``out.T = b.T @ a.T``."""
-        swap = (0, 1, 3, 2)
-        bias = self.bias.transpose((1, 0)) if self.bias is not None else None
-        return Problem(
-            self.out.transpose(swap), self.b.transpose(swap), self.a.transpose(swap), bias, self.act
-        )
-
-    def args(self) -> tuple:
-        """The arguments that every kernel of this file begins with."""
-        bias_strides = self.bias.strides if self.bias is not None else (0, 0)
-        return (
-            *(self.a, self.b, self.bias, self.out),
-            *self.mnk,
-            self.out.shape[1],
-            *self.a.strides,
-            *self.b.strides,
-            *bias_strides,
-            *self.out.strides,
-        )
-
-    def constants(self) -> dict:
-        """The constants that every kernel of this file takes."""
-        return {
-            "ACC": _accumulator(self.a.dtype),
-            "ACT": self.act.triton() if self.act is not None else None,
-            "INT64": shapes.needs_int64(self.a, self.b, self.out, self.bias),
-        }
-
-
-def _accumulator(dtype: DType) -> object:
-    """float32 for halves and float32, float64 for itself; small ints in int32 (sums wrap alike)."""
-    if dtype is dtypes.float64:
-        return tl.float64
-    if dtype.is_floating_point:
-        return tl.float32
-    return tl.int64 if dtype is dtypes.int64 else tl.int32
-
-
-class Tile(NamedTuple):
-    """Block sizes and launch options of one entry of the tables below."""
-
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-
-
-# Chosen so that the operand buffers of all stages fit the smallest target: 64 KiB on gfx942.
-# Each row: from how many output elements on it is used, and the tile.
-TILES = {
-    "half": ((1 << 20, Tile(128, 128, 32, 8, 4)), (1 << 16, Tile(64, 128, 32, 8, 4)),
-             (0, Tile(32, 64, 32, 4, 4))),
-    "tf32": ((1 << 20, Tile(128, 64, 32, 4, 3)), (0, Tile(64, 32, 32, 4, 3))),
-    "single": ((1 << 18, Tile(64, 64, 16, 8, 2)), (0, Tile(32, 32, 16, 4, 3))),
-    "double": ((1 << 18, Tile(64, 64, 16, 8, 2)), (0, Tile(32, 32, 16, 4, 3))),
-}  # fmt: skip
-THIN = 4
-"""Up to this many rows or columns, memory and not arithmetic is what a product waits for."""
-
-
-def tile_for(dtype: DType, precision: str, m: int, n: int, k: int) -> Tile:
-    """The block sizes for a GPU; never wider than the matrix asks for."""
-    if dtype is dtypes.float64:
-        kind = "double"
-    elif dtype is dtypes.float32:
-        kind = "tf32" if precision == "tf32" else "single"
-    else:
-        kind = "half"
-    tile = next(t for least, t in TILES[kind] if m * n >= least)
-    fit = {
-        "m": min(tile.m, max(16, next_power_of_2(m))),
-        "n": min(tile.n, max(16, next_power_of_2(n))),
-    }
-    return tile._replace(**fit)
-
-
-def tiled(p: Problem) -> None:
-    """One program a tile of the output, ``tl.dot`` along k."""
-    m, n, k = p.mnk
-    high = p.a.dtype is dtypes.float32 and config.matmul_precision.get() == "high"
-    precision = "tf32" if high else "ieee"
-    if p.a.device.interpreted:  # the cost of a program hardly depends on its size there
-        bm, bn, bk = (min(256, max(16, next_power_of_2(size))) for size in (m, n, k))
-        tile = Tile(bm, bn, bk, 4, 1)
-    else:
-        tile = tile_for(p.a.dtype, precision, m, n, k)
-    launch(
-        tiled_kernel,
-        (p.batches * cdiv(m, tile.m) * cdiv(n, tile.n),),
-        *p.args(),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        PRECISION=precision,
-        WIDEN=p.a.device.interpreted and p.a.dtype in dtypes.HALVES,
-        EVEN_K=k % tile.k == 0,
-        BLOCK_M=tile.m,
-        BLOCK_N=tile.n,
-        BLOCK_K=tile.k,
-        GROUP_M=8,
-        **p.constants(),
-    )
-
-
-def thin(p: Problem) -> None:
-    """Sums of products without ``tl.dot``: matrix times vector, few rows, all integer types."""
-    m, n, k = p.mnk
-    if m > n:
-        p = p.transposed()
-        m, n = n, m
-    if p.a.device.interpreted:
-        room, bm, bk = 1 << 17, 32, 256
-    else:
-        room, bm, bk = (1 << 12, THIN, 128) if p.a.dtype.itemsize < 8 else (1 << 10, THIN, 64)
-    bm = min(next_power_of_2(m), bm)
-    bk = min(next_power_of_2(k), bk)
-    bn = min(next_power_of_2(n), room // (bm * bk))
-    if bn == 1:  # an inner product: one program walks all of k
-        bk = min(next_power_of_2(k), room // bm)
-    launch(
-        thin_kernel,
-        (p.batches * cdiv(m, bm) * cdiv(n, bn),),
-        *p.args(),
-        num_warps=4,
-        BLOCK_M=bm,
-        BLOCK_N=bn,
-        BLOCK_K=bk,
-        **p.constants(),
-    )
-
-
-def schedule(p: Problem) -> Callable[[Problem], None]:
-    """Which kernel family runs ``p``."""
-    m, n, _ = p.mnk
-    return thin if not p.a.dtype.is_floating_point or min(m, n) <= THIN else tiled
+from . import configs, matmul_family, matmul_split, matmul_thin, matmul_tiled, matmul_tma
+from .matmul_common import Problem
+from .matmul_family import chunks, sizes_of, thin_chunks, thin_config, tiled_config
 
 
 def matmul(
@@ -359,36 +38,92 @@ def matmul(
     *,
     bias: DeviceArray | None = None,
     act: Jit | None = None,
+    c: DeviceArray | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
 ) -> None:
-    """``out = act(a @ b + bias)``: a (..., m, k), b (..., k, n), batch axes broadcast.
+    """``out = act(alpha * (a @ b) + beta * c + bias)``, rounded before ``act`` and at the end.
 
-    ``out`` is contiguous. ``bias`` broadcasts to (m, n): ``(n,)`` is one number a column,
-    ``(m, 1)`` one a row. ``act`` is a ``@jit`` function of one value. All of one dtype.
+    a (..., m, k), b (..., k, n), batch axes broadcast; ``out`` is contiguous. ``bias`` (n,) is one
+    number a column, (m, 1) one a row. ``c`` broadcasts to ``out``. ``act`` is a ``@jit`` function
+    of one value. alpha and beta, None for 1, are for floating dtypes. All of one dtype.
     """
     if out.size == 0:
         return
     batch = out.shape[:-2]
     a = a.broadcast_to(batch + a.shape[-2:])
     b = b.broadcast_to(batch + b.shape[-2:])
+    if c is not None:
+        c = c.broadcast_to(out.shape)
+    bias_rows = bias is not None and bias.ndim == 2 and bias.shape[1] == 1
     if bias is not None:
-        bias = bias.broadcast_to(out.shape[-2:])
-    if batch and (bias is None or bias.strides[0] == 0) and not any(b.strides[:-2]):
+        line = bias.broadcast_to(out.shape[-2:])
+        assert bias.ndim == 1 or 1 in bias.shape, "a whole matrix is c"
+        bias = line[:, 0] if bias_rows else line[0]
+    if batch and not bias_rows and not any(b.strides[:-2]):
         rows = shapes.numel(out.shape[:-1])  # one b for all batches: their rows are one long matrix
-        if a.can_reshape((rows, a.shape[-1])):
+        if all(x is None or x.can_reshape((rows, x.shape[-1])) for x in (a, c)):
             a = a.reshape((rows, a.shape[-1]))
             b = b.as_strided(b.shape[-2:], b.strides[-2:])
             out = out.reshape((rows, out.shape[-1]))
-            bias = bias.as_strided(out.shape, bias.strides) if bias is not None else None
-    for o, x, y in _four_axes(out, a, b):
-        p = Problem(o, x, y, bias, act)
-        schedule(p)(p)
+            c = c.reshape(out.shape) if c is not None else None
+    if c is None:
+        for o, x, y in _four_axes(2, out, a, b):
+            schedule(Problem(o, x, y, bias, bias_rows, None, act, alpha, beta))
+    else:
+        for o, x, y, z in _four_axes(1, out, a, b, c):
+            schedule(Problem(o, x, y, bias, bias_rows, z, act, alpha, beta))
 
 
-def _four_axes(*arrays: DeviceArray) -> Iterator[tuple[DeviceArray, ...]]:
-    """The arrays with their (equal) batch axes merged into two; more of them are looped over."""
+# ---- the choice
+
+
+def schedule(p: Problem) -> None:
+    """Launch ``p`` by the kernel that is meant for it."""
+    m, n, _ = p.mnk
+    if not p.a.dtype.is_floating_point or min(m, n) <= matmul_thin.ROWS:
+        _thin(p if m <= n else p.transposed())
+    else:
+        _tiles(p)
+
+
+def _thin(p: Problem) -> None:
+    m, n, k = p.mnk
+    tile = thin_config(p)
+    bm, bn, bk = matmul_thin.blocks(p, tile)
+    splits = tile.constants["SPLIT_K"] or thin_chunks(
+        p.batches * cdiv(m, bm) * cdiv(n, bn), k, configs.multiprocessors(p.a.device)
+    )
+    matmul_split.run(p, splits, bk, lambda p: matmul_thin.run(p, tile))
+
+
+def _tiles(p: Problem) -> None:
+    tile = tiled_config(p)
+    blocks = {
+        name: min(tile.constants[name], max(16, next_power_of_2(size)))
+        for name, size in zip(("BLOCK_M", "BLOCK_N", "BLOCK_K"), p.mnk)
+    }
+    tile = tile.replace(**blocks)
+    splits = chunks(p.a.device.architecture, configs.kind_of(p.a.dtype), sizes_of(p), tile)
+
+    def launcher(p: Problem) -> None:
+        if tile.constants["SCHEDULE"] == "tma" and matmul_tma.fits(p):
+            matmul_tma.run(p, tile)
+        else:
+            matmul_tiled.run(p, tile, persistent=tile.constants["SCHEDULE"] != "grouped")
+
+    matmul_split.run(p, splits, blocks["BLOCK_K"], launcher)
+
+
+# ---- the shapes
+
+
+def _four_axes(most: int, *arrays: DeviceArray) -> Iterator[tuple[DeviceArray, ...]]:
+    """The arrays with two batch axes: their (equal) ones merged into ``most``; the first is 1 if
+    that is 1. More of them are looped over."""
     sizes, strides = merge_axes(arrays[0].shape[:-2], [x.strides[:-2] for x in arrays])
-    lead = max(len(sizes) - 2, 0)
-    pad = (1,) * (2 - len(sizes))
+    lead = max(len(sizes) - most, 0)
+    pad = (1,) * (2 - len(sizes) + lead)
     for index in itertools.product(*(range(size) for size in sizes[:lead])):
         yield tuple(
             x.as_strided(
@@ -419,3 +154,87 @@ def merge_axes(sizes: Shape, strides: list[Shape]) -> tuple[Shape, list[Shape]]:
             for done, st in zip(steps, strides):
                 done.append(st[axis])
     return tuple(kept), [tuple(s) for s in steps]
+
+
+# ---- what is tuned
+
+
+def _rehearse(
+    device: Device, dtype: DType, sizes: Mapping[str, int], turn: bool
+) -> Callable[[], None]:
+    """A product of random numbers (zeros let a GPU run faster); ``turn``: b lies in rows of k."""
+    batches, m, n, k = (sizes[name] for name in ("batches", "m", "n", "k"))
+    rng = np.random.default_rng(0)
+
+    def operand(rows: int, cols: int) -> DeviceArray:
+        values = rng.standard_normal((batches, rows, cols), np.float32).astype(dtype.np)
+        return device.from_host(values)
+
+    a = operand(m, k)
+    b = operand(n, k).transpose((0, 2, 1)) if turn else operand(k, n)
+    out = device.empty((batches, m, n), dtype)
+    return lambda: matmul(out, a, b)
+
+
+def _problem(batches: int, m: int, n: int, k: int, **more: int) -> dict[str, int]:
+    return {"batches": batches, "m": m, "n": n, "k": k, **more}
+
+
+_WIDE = {"BLOCK_M": 32, "BLOCK_N": 64}  # with one warp, the activation is applied in halves
+_TRIAL = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "GROUP_M": 2, "HALVES": False,
+          "WARP_SPECIALIZE": False}  # fmt: skip
+configs.register(
+    configs.Family(
+        name="matmul",
+        kernels=(matmul_tiled.tiled_kernel, matmul_tma.tma_kernel, matmul_split.combine_kernel),
+        sizes=("batches", "m", "n", "k", "described", "heavy"),
+        candidates=matmul_family.tiles_of,
+        rehearse=lambda device, dtype, sizes: _rehearse(device, dtype, sizes, dtype.itemsize == 4),
+        problems=tuple(
+            _problem(*size, described=1, heavy=0)
+            for size in (
+                (1, 8192, 8192, 8192), (1, 4096, 4096, 4096), (1, 2048, 2048, 2048),
+                (1, 1024, 1024, 1024), (1, 512, 512, 512), (1, 256, 256, 256),
+                (1, 65536, 1024, 1024), (1, 1024, 1024, 65536), (1, 4096, 16384, 4096),
+                (1, 128, 4096, 4096), (1, 16, 4096, 4096), (1, 64, 64, 16384),
+                (64, 512, 512, 64), (64, 512, 64, 512),
+            )
+        ),
+        kinds={"half": dtypes.bfloat16, "tf32": dtypes.float32, "single": dtypes.float32,
+               "double": dtypes.float64},
+        trials=(
+            Config(SCHEDULE="grouped", SPLIT_K=1, **_TRIAL),
+            Config(SCHEDULE="grouped", SPLIT_K=3, **_TRIAL),
+            Config(SCHEDULE="persistent", SPLIT_K=1, **_TRIAL),
+            Config(SCHEDULE="tma", SPLIT_K=1, **_TRIAL),
+            Config(SCHEDULE="grouped", SPLIT_K=1, num_warps=1, **_TRIAL | _WIDE),
+            Config(SCHEDULE="tma", SPLIT_K=3, **_TRIAL | {"HALVES": True, "BLOCK_N": 32}),
+        ),
+        cost=matmul_family.estimated,
+    )
+)  # fmt: skip
+configs.register(
+    configs.Family(
+        name="matmul_thin",
+        kernels=(matmul_thin.thin_kernel, matmul_split.combine_kernel),
+        sizes=("batches", "m", "n", "k", "along_k"),
+        candidates=matmul_family.thin_tiles,
+        rehearse=lambda device, dtype, sizes: _rehearse(
+            device, dtype, sizes, bool(sizes["along_k"])
+        ),
+        problems=tuple(
+            _problem(*size, along_k=along)
+            for along in (0, 1)
+            for size in (
+                (1, 1, 4096, 4096), (1, 1, 16384, 4096), (1, 4, 4096, 4096), (1, 1, 1, 1 << 20),
+                (64, 1, 128, 2048),
+            )
+        ),
+        kinds={"half": dtypes.bfloat16, "single": dtypes.float32, "double": dtypes.float64,
+               "int": dtypes.int64},
+        trials=(
+            Config(BLOCK_M=2, BLOCK_N=4, BLOCK_K=8, SPLIT_K=1),
+            Config(BLOCK_M=2, BLOCK_N=4, BLOCK_K=8, SPLIT_K=3),
+        ),
+    )
+)  # fmt: skip

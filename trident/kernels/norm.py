@@ -1,7 +1,8 @@
 """Layer, RMS and group normalisation, forward; ``norm_backward`` has their gradients.
 
-A row (the elements that share a mean) is read once where it fits in registers. Means and reciprocal
-deviations are kept in float32.
+A row (the elements that share a mean) is read once where it fits in registers. Longer rows are
+shared by several programs, which find the statistics first (``moments``) and read again to write.
+Means and reciprocal deviations are kept in float32.
 """
 
 from __future__ import annotations
@@ -9,8 +10,20 @@ from __future__ import annotations
 from .. import shapes
 from ..lang import cdiv, jit, tl
 from ..runtime import DeviceArray, launch
-from .reduce import Layout, acc_type, accumulator, layout, offset_of, packed, warps
-from .softmax import row_tile
+from .moments import moments
+from .rows import (
+    Layout,
+    acc_type,
+    accumulator,
+    layout,
+    multiple,
+    offset_of,
+    packed,
+    pieces,
+    tiled,
+    warps,
+    whole,
+)
 
 
 @jit
@@ -32,71 +45,50 @@ def rows_kernel(
     groups,  # the weight of (row, column) is at (row % groups) * channels + column // spatial
     channels,
     spatial,
+    GIVEN: tl.constexpr,  # mean and rstd are read; else COLS columns hold a row, and they are made
     EPS: tl.constexpr,
-    FITS: tl.constexpr,
     ACC: tl.constexpr,
     INT64: tl.constexpr,
+    ROW_VEC: tl.constexpr,
+    COL_VEC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n_rows = multiple(n_rows, ROW_VEC)
+    n_cols = multiple(n_cols, COL_VEC)
+    rows = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, COLS)
-    out_row = out_ptr + rows[:, None] * n_cols
+    if GIVEN:
+        cols += tl.program_id(0) % tl.cdiv(n_cols, COLS) * COLS
+        rows = rows // tl.cdiv(n_cols, COLS)
+    rows = rows * ROWS + tl.arange(0, ROWS)
+    out_row = out_ptr + (rows * n_cols)[:, None]
     if INT64:
         cols = cols.to(tl.int64)
     else:
         rows = rows.to(tl.int32)
     inside = rows < n_rows
-    x_row = x_ptr + offset_of(rows, rn1, rn2, xs0, xs1, xs2)[:, None]
-    first_channel = ((rows % groups) * channels)[:, None]
-    mean = tl.zeros((ROWS,), ACC)
-    if FITS:
-        mask = inside[:, None] & (cols < n_cols)[None, :]
-        x = tl.load(x_row + cols[None, :] * x_step, mask=mask, other=0.0).to(ACC)
+    mask = inside[:, None] & (cols < n_cols)[None, :]
+    x_row = x_ptr + multiple(offset_of(rows, rn1, rn2, xs0, xs1, xs2), COL_VEC)[:, None]
+    x = tl.load(x_row + multiple(cols * x_step, ROW_VEC)[None, :], mask=mask, other=0.0).to(ACC)
+    if GIVEN:
+        if mean_ptr is not None:
+            x -= tl.load(mean_ptr + rows, mask=inside, other=0.0)[:, None]
+        rstd = tl.load(rstd_ptr + rows, mask=inside, other=0.0)
+    else:
         if mean_ptr is not None:
             mean = tl.sum(x, 1) / n_cols
-        centred = tl.where(mask, x - mean[:, None], 0.0)
-        rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / n_cols + EPS)
-        out = centred * rstd[:, None]
-        if weight_ptr is not None:
-            at = first_channel + (cols // spatial)[None, :]
-            out *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
-            if bias_ptr is not None:
-                out += tl.load(bias_ptr + at, mask=mask, other=0.0).to(ACC)
-        elif bias_ptr is not None:
-            at = first_channel + (cols // spatial)[None, :]
-            out += tl.load(bias_ptr + at, mask=mask, other=0.0).to(ACC)
-        tl.store(out_row + cols[None, :], out.to(out_ptr.dtype.element_ty), mask=mask)
-    else:
-        sums = tl.zeros((ROWS, COLS), ACC)
-        if mean_ptr is not None:
-            for first in range(0, n_cols, COLS):
-                c = first + cols
-                mask = inside[:, None] & (c < n_cols)[None, :]
-                sums += tl.load(x_row + c[None, :] * x_step, mask=mask, other=0.0).to(ACC)
-            mean = tl.sum(sums, 1) / n_cols
-        squares = tl.zeros((ROWS, COLS), ACC)
-        for first in range(0, n_cols, COLS):
-            c = first + cols
-            mask = inside[:, None] & (c < n_cols)[None, :]
-            x = tl.load(x_row + c[None, :] * x_step, mask=mask, other=0.0).to(ACC)
-            centred = tl.where(mask, x - mean[:, None], 0.0)
-            squares += centred * centred
-        rstd = 1.0 / tl.sqrt(tl.sum(squares, 1) / n_cols + EPS)
-        for first in range(0, n_cols, COLS):
-            c = first + cols
-            mask = inside[:, None] & (c < n_cols)[None, :]
-            x = tl.load(x_row + c[None, :] * x_step, mask=mask, other=0.0).to(ACC)
-            out = (x - mean[:, None]) * rstd[:, None]
-            at = first_channel + (c // spatial)[None, :]
-            if weight_ptr is not None:
-                out *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
-            if bias_ptr is not None:
-                out += tl.load(bias_ptr + at, mask=mask, other=0.0).to(ACC)
-            tl.store(out_row + c[None, :], out.to(out_ptr.dtype.element_ty), mask=mask)
-    if mean_ptr is not None:
-        tl.store(mean_ptr + rows, mean, mask=inside)
-    tl.store(rstd_ptr + rows, rstd, mask=inside)
+            x = tl.where(mask, x - mean[:, None], 0.0)
+            tl.store(mean_ptr + rows, mean, mask=inside)
+        rstd = 1.0 / tl.sqrt(tl.sum(x * x, 1) / n_cols + EPS)
+        tl.store(rstd_ptr + rows, rstd, mask=inside)
+    out = x * rstd[:, None]
+    at = (rows % groups * channels)[:, None] + (cols // spatial)[None, :]
+    if weight_ptr is not None:
+        out *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
+    if bias_ptr is not None:
+        out += tl.load(bias_ptr + at, mask=mask, other=0.0).to(ACC)
+    tl.store(out_row + cols[None, :], out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def flat(w: DeviceArray | None) -> DeviceArray | None:
@@ -132,12 +124,19 @@ def _normalize_rows(
 ) -> None:
     if rstd.size == 0:
         return
+    device = x.device
     plan, (x,) = _rows(over, x)
     acc = accumulator(x.dtype)
-    rows, cols, fits = row_tile(plan, acc, x.device.interpreted, 8192)
+    tile = whole(plan, acc, device, 32768 if device.capability >= (9, 0) else 16384)
+    given = tile is None
+    if tile is None:
+        moments(x, over, mean, None, rstd, eps=eps, centred=mean is not None)
+        t = pieces(plan, acc, device)
+        tile = t.rows, t.cols
+    rows, cols = tile
     launch(
         rows_kernel,
-        (cdiv(plan.n_rows, rows),),
+        (cdiv(plan.n_rows, rows) * max(cdiv(plan.n_cols, cols), 1),),
         x,
         flat(weight),
         flat(bias),
@@ -150,13 +149,12 @@ def _normalize_rows(
         *plan.row_strides[0],
         plan.col_strides[0][0],
         *channel,
+        GIVEN=given,
         EPS=float(eps),
-        FITS=fits,
         ACC=acc_type(acc),
         INT64=shapes.needs_int64(x, out),
-        ROWS=rows,
-        COLS=cols,
-        num_warps=warps(rows * cols),
+        num_warps=warps(rows * cols, device),
+        **tiled(plan, rows, cols),
     )
 
 

@@ -1,29 +1,34 @@
 """Gradients of layer, RMS and group normalisation.
 
-Gradients of weight and bias are summed by a fixed number of programs into partial results, then by
-a second small kernel: no atomics, the same bits in every run. Source: the fixed program count
-follows Fast-LLM #546.
+Gradients of weight and bias are summed by a fixed number of programs, each over its share of the
+rows and in registers, into one partial row a program, then by a second small kernel: no atomics,
+the same bits in every run, and partial results that do not grow with the number of rows.
+Source: the fixed program count follows Fast-LLM #546.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import shapes
-from ..lang import cdiv, jit, tl
+from ..dtypes import dtype as DType
+from ..lang import cdiv, jit, next_power_of_2, tl
 from ..runtime import DeviceArray, launch
 from .norm import _grouped, _rows, _trailing, flat
-from .reduce import (
-    PROGRAMS,
-    SUM,
+from .norm_parameters import but_channels, clear, finish, parameter_gradients
+from .reduce import SUM, reduce
+from .rows import (
+    Layout,
     acc_type,
     accumulator,
-    interpreted_block,
-    layout,
+    multiple,
     offset_of,
-    reduce,
-    tile,
+    pieces,
+    programs,
+    tiled,
     warps,
+    whole,
 )
-from .softmax import row_tile
 
 
 @jit
@@ -34,7 +39,7 @@ def rows_backward_kernel(
     mean_ptr,
     rstd_ptr,
     dx_ptr,  # (n_rows, n_cols) contiguous
-    partial_ptr,  # (2, programs, n_cols): shares of dweight and dbias; or None
+    partial_ptr,  # (programs, 2, n_cols): shares of dweight and dbias; or None
     n_rows,
     n_cols,
     rn1,
@@ -52,189 +57,141 @@ def rows_backward_kernel(
     spatial,
     CENTRED: tl.constexpr,
     NORMED: tl.constexpr,  # x is normalised already
-    FITS: tl.constexpr,
+    BIAS: tl.constexpr,
     ACC: tl.constexpr,
     INT64: tl.constexpr,
+    ROW_VEC: tl.constexpr,
+    COL_VEC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
+    """Rows that fit in a tile; ``shared_backward_kernel`` takes longer ones."""
+    n_rows = multiple(n_rows, ROW_VEC)
+    n_cols = multiple(n_cols, COL_VEC)
     cols = tl.arange(0, COLS)
+    live = cols < n_cols
     if INT64:
         cols = cols.to(tl.int64)
-    if partial_ptr is not None:
-        dweight = tl.zeros((ROWS, COLS), ACC)
-        dbias = tl.zeros((ROWS, COLS), ACC)
+    dweight = tl.zeros((ROWS, COLS), ACC)
+    dbias = tl.zeros((ROWS, COLS), ACC)
     for block in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
         rows = tl.full((ROWS,), block, tl.int64) * ROWS + tl.arange(0, ROWS)
-        dx_row = dx_ptr + rows[:, None] * n_cols
+        dx_row = dx_ptr + (rows * n_cols)[:, None]
         if not INT64:
             rows = rows.to(tl.int32)
         inside = rows < n_rows
-        g_row = g_ptr + offset_of(rows, rn1, rn2, gs0, gs1, gs2)[:, None]
-        x_row = x_ptr + offset_of(rows, rn1, rn2, xs0, xs1, xs2)[:, None]
-        first_channel = ((rows % groups) * channels)[:, None]
+        mask = inside[:, None] & live[None, :]
+        g_row = g_ptr + multiple(offset_of(rows, rn1, rn2, gs0, gs1, gs2), COL_VEC)[:, None]
+        x_row = x_ptr + multiple(offset_of(rows, rn1, rn2, xs0, xs1, xs2), COL_VEC)[:, None]
+        g = tl.load(g_row + multiple(cols * g_step, ROW_VEC)[None, :], mask=mask, other=0.0).to(ACC)
+        x = tl.load(x_row + multiple(cols * x_step, ROW_VEC)[None, :], mask=mask, other=0.0).to(ACC)
         rstd = tl.load(rstd_ptr + rows, mask=inside, other=0.0).to(ACC)[:, None]
-        mean = tl.zeros((ROWS, 1), ACC)
         if mean_ptr is not None:
-            mean = tl.load(mean_ptr + rows, mask=inside, other=0.0).to(ACC)[:, None]
-        scale = tl.full((ROWS, 1), 1.0, ACC) if NORMED else rstd
-        if FITS:
-            mask = inside[:, None] & (cols < n_cols)[None, :]
-            g = tl.load(g_row + cols[None, :] * g_step, mask=mask, other=0.0).to(ACC)
-            x = tl.load(x_row + cols[None, :] * x_step, mask=mask, other=0.0).to(ACC)
-            normed = tl.where(mask, (x - mean) * scale, 0.0)
-            if partial_ptr is not None:
-                dweight += g * normed
+            x = tl.where(mask, x - tl.load(mean_ptr + rows, mask=inside, other=0.0)[:, None], 0.0)
+        if not NORMED:
+            x *= rstd
+        if partial_ptr is not None:
+            dweight += g * x
+            if BIAS:
                 dbias += g
-            if weight_ptr is not None:
-                at = first_channel + (cols // spatial)[None, :]
-                g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
-            dx = g - normed * (tl.sum(g * normed, 1) / n_cols)[:, None]
-            if CENTRED:
-                dx -= (tl.sum(g, 1) / n_cols)[:, None]
-            dx *= rstd
-            tl.store(dx_row + cols[None, :], dx.to(dx_ptr.dtype.element_ty), mask=mask)
-        else:
-            along = tl.zeros((ROWS, COLS), ACC)
-            level = tl.zeros((ROWS, COLS), ACC)
-            for first in range(0, n_cols, COLS):
-                c = first + cols
-                mask = inside[:, None] & (c < n_cols)[None, :]
-                g = tl.load(g_row + c[None, :] * g_step, mask=mask, other=0.0).to(ACC)
-                x = tl.load(x_row + c[None, :] * x_step, mask=mask, other=0.0).to(ACC)
-                if weight_ptr is not None:
-                    at = first_channel + (c // spatial)[None, :]
-                    g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
-                along += g * (x - mean) * scale
-                level += g
-            slope = (tl.sum(along, 1) / n_cols)[:, None]
-            shift = (tl.sum(level, 1) / n_cols)[:, None]
-            for first in range(0, n_cols, COLS):
-                c = first + cols
-                mask = inside[:, None] & (c < n_cols)[None, :]
-                g = tl.load(g_row + c[None, :] * g_step, mask=mask, other=0.0).to(ACC)
-                x = tl.load(x_row + c[None, :] * x_step, mask=mask, other=0.0).to(ACC)
-                if weight_ptr is not None:
-                    at = first_channel + (c // spatial)[None, :]
-                    g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
-                dx = g - (x - mean) * scale * slope
-                if CENTRED:
-                    dx -= shift
-                dx *= rstd
-                tl.store(dx_row + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=mask)
+        if weight_ptr is not None:
+            at = (rows % groups * channels)[:, None] + (cols // spatial)[None, :]
+            g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
+        dx = g - x * (tl.sum(g * x, 1) / n_cols)[:, None]
+        if CENTRED:
+            dx -= (tl.sum(g, 1) / n_cols)[:, None]
+        tl.store(dx_row + cols[None, :], (dx * rstd).to(dx_ptr.dtype.element_ty), mask=mask)
     if partial_ptr is not None:
-        at = tl.program_id(0).to(tl.int64) * n_cols + cols
-        tl.store(partial_ptr + at, tl.sum(dweight, 0), mask=cols < n_cols)
-        at += tl.num_programs(0).to(tl.int64) * n_cols
-        tl.store(partial_ptr + at, tl.sum(dbias, 0), mask=cols < n_cols)
+        at = partial_ptr + tl.program_id(0).to(tl.int64) * 2 * n_cols + cols
+        tl.store(at, tl.sum(dweight, 0), mask=live)
+        if BIAS:
+            tl.store(at + n_cols, tl.sum(dbias, 0), mask=live)
 
 
 @jit
-def parameter_kernel(
-    g_ptr,  # n_rows x n_cols: a row holds the elements that share a parameter
+def shared_backward_kernel(
+    g_ptr,
     x_ptr,
-    mean_ptr,  # or None
+    weight_ptr,
+    mean_ptr,
     rstd_ptr,
-    partial_ptr,  # (2, n_rows, splits): sums of g * normed, and of g
+    sums_ptr,  # (2, n_rows): sums of g weight normed and of g weight; None: find them
+    out_ptr,  # dx (n_rows, n_cols) contiguous, or the sums of pieces, (2, splits, n_rows)
     n_rows,
     n_cols,
-    chunk,
+    chunk,  # columns of a piece; those of a tile where sums_ptr is given
     rn1,
     rn2,
-    cn1,
-    cn2,
-    gr0,
-    gr1,
-    gr2,
-    gc0,
-    gc1,
-    gc2,
-    xr0,
-    xr1,
-    xr2,
-    xc0,
-    xc1,
-    xc2,
-    spatial,  # the statistic of (row, column) is at column // spatial * stat_step + row // channels
-    stat_step,
+    gs0,
+    gs1,
+    gs2,
+    g_step,
+    xs0,
+    xs1,
+    xs2,
+    x_step,
+    groups,
     channels,
+    spatial,
+    CENTRED: tl.constexpr,
+    NORMED: tl.constexpr,
     ACC: tl.constexpr,
     INT64: tl.constexpr,
+    ROW_VEC: tl.constexpr,
+    COL_VEC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    start = tl.program_id(1).to(tl.int64) * chunk
-    at = rows * tl.num_programs(1) + tl.program_id(1)
+    """One piece of rows that several programs share."""
+    n_rows = multiple(n_rows, ROW_VEC)
+    n_cols = multiple(n_cols, COL_VEC)
+    splits = tl.cdiv(n_cols, chunk)
+    split = tl.program_id(0) % splits
+    rows = (tl.program_id(0) // splits).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    start = split.to(tl.int64) * chunk
+    row_start = rows * n_cols
     if not INT64:
         rows = rows.to(tl.int32)
         start = start.to(tl.int32)
     stop = tl.minimum(start + chunk, n_cols)
     inside = rows < n_rows
-    g_row = g_ptr + offset_of(rows, rn1, rn2, gr0, gr1, gr2)[:, None]
-    x_row = x_ptr + offset_of(rows, rn1, rn2, xr0, xr1, xr2)[:, None]
+    g_row = g_ptr + multiple(offset_of(rows, rn1, rn2, gs0, gs1, gs2), COL_VEC)[:, None]
+    x_row = x_ptr + multiple(offset_of(rows, rn1, rn2, xs0, xs1, xs2), COL_VEC)[:, None]
+    rstd = tl.load(rstd_ptr + rows, mask=inside, other=0.0).to(ACC)[:, None]
+    if mean_ptr is not None:
+        mean = tl.load(mean_ptr + rows, mask=inside, other=0.0).to(ACC)[:, None]
+    if sums_ptr is not None:
+        slope = tl.load(sums_ptr + rows, mask=inside, other=0.0)[:, None] / n_cols
+        if CENTRED:
+            shift = tl.load(sums_ptr + n_rows + rows, mask=inside, other=0.0)[:, None] / n_cols
     along = tl.zeros((ROWS, COLS), ACC)
     level = tl.zeros((ROWS, COLS), ACC)
     for first in range(start, stop, COLS):
         cols = first + tl.arange(0, COLS)
         mask = inside[:, None] & (cols < stop)[None, :]
-        g_at = offset_of(cols, cn1, cn2, gc0, gc1, gc2)[None, :]
-        x_at = offset_of(cols, cn1, cn2, xc0, xc1, xc2)[None, :]
-        g = tl.load(g_row + g_at, mask=mask, other=0.0).to(ACC)
-        x = tl.load(x_row + x_at, mask=mask, other=0.0).to(ACC)
-        stat = (cols // spatial * stat_step)[None, :] + (rows // channels)[:, None]
+        g = tl.load(g_row + multiple(cols * g_step, ROW_VEC)[None, :], mask=mask, other=0.0).to(ACC)
+        x = tl.load(x_row + multiple(cols * x_step, ROW_VEC)[None, :], mask=mask, other=0.0).to(ACC)
         if mean_ptr is not None:
-            x -= tl.load(mean_ptr + stat, mask=mask, other=0.0).to(ACC)
-        along += g * x * tl.load(rstd_ptr + stat, mask=mask, other=0.0).to(ACC)
-        level += g
-    tl.store(partial_ptr + at, tl.sum(along, 1), mask=inside)
-    at += tl.num_programs(1).to(tl.int64) * n_rows
-    tl.store(partial_ptr + at, tl.sum(level, 1), mask=inside)
-
-
-def parameter_gradients(
-    dweight: DeviceArray | None,
-    dbias: DeviceArray | None,
-    g: DeviceArray,
-    x: DeviceArray,
-    mean: DeviceArray | None,
-    rstd: DeviceArray,
-    over: tuple[int, ...],
-    statistic: tuple[int, int, int],
-) -> DeviceArray:
-    """Writes the gradients that are wanted; returns (2, parameters, splits) sums of g normed and
-    g."""
-    plan, (g, x) = layout(over, g, x)
-    acc = accumulator(x.dtype)
-    t = tile(plan, interpreted_block() if x.device.interpreted else 2048 * 4 // acc.itemsize)
-    partial = x.device.empty((2, plan.n_rows, t.splits), acc)
-    launch(
-        parameter_kernel,
-        (cdiv(plan.n_rows, t.rows), t.splits),
-        g,
-        x,
-        mean,
-        rstd,
-        partial,
-        plan.n_rows,
-        plan.n_cols,
-        t.chunk,
-        *plan.row_sizes,
-        *plan.col_sizes,
-        *plan.row_strides[0],
-        *plan.col_strides[0],
-        *plan.row_strides[1],
-        *plan.col_strides[1],
-        *statistic,
-        ACC=acc_type(acc),
-        INT64=shapes.needs_int64(g, x),
-        ROWS=t.rows,
-        COLS=t.cols,
-    )
-    for target, i in ((dweight, 0), (dbias, 1)):
-        if target is not None:
-            reduce(target.reshape((plan.n_rows,)), partial[i], over=(1,), kind=SUM, acc=acc)
-    return partial
+            x -= mean
+        if not NORMED:
+            x *= rstd
+        if weight_ptr is not None:
+            at = (rows % groups * channels)[:, None] + (cols // spatial)[None, :]
+            g *= tl.load(weight_ptr + at, mask=mask, other=0.0).to(ACC)
+        if sums_ptr is None:
+            along += g * x
+            level += g
+        else:
+            dx = g - x * slope
+            if CENTRED:
+                dx -= shift
+            dx_tile = out_ptr + row_start[:, None] + cols[None, :]
+            tl.store(dx_tile, (dx * rstd).to(out_ptr.dtype.element_ty), mask=mask)
+    if sums_ptr is None:
+        at = split.to(tl.int64) * n_rows + rows
+        tl.store(out_ptr + at, tl.sum(along, 1), mask=inside)
+        at += tl.cast(splits, tl.int64) * n_rows
+        tl.store(out_ptr + at, tl.sum(level, 1), mask=inside)
 
 
 def _rows_backward(
@@ -256,49 +213,98 @@ def _rows_backward(
     """The gradient of the row norms; True if dweight and dbias were written on the way."""
     plan, (g, x) = _rows(over, g, x)
     acc = accumulator(x.dtype)
-    interpreted = x.device.interpreted
-    rows, cols, fits = row_tile(plan, acc, interpreted, 8192)
-    wanted = fits and by_column and (dweight is not None or dbias is not None)
+    device = x.device
+    tile = None
+    if by_column and (dweight is not None or dbias is not None):
+        tile = whole(plan, acc, device, SUMMED)
+    wanted = tile is not None
+    if tile is None:
+        tile = whole(plan, acc, device, LONGEST)
     if dx is None:
         if not wanted:
             return False
-        dx = x.device.empty(x.shape, x.dtype)
-    if not interpreted:
-        rows = min(rows, max(1, 8192 // acc.itemsize // cols))
-    programs = min(cdiv(plan.n_rows, rows), PROGRAMS if wanted else 2**30)
-    partial = x.device.empty((2, programs, plan.n_cols), acc) if wanted else None
+        dx = device.empty(x.shape, x.dtype)
+    arrays = (g, x, flat(weight), mean, rstd)
+    flags = {"CENTRED": centred, "NORMED": normed}
+    if tile is None:
+        _shared_backward(dx, plan, acc, arrays, channel, flags)
+        return False
+    rows, cols = tile
+    if not device.interpreted:
+        rows = min(next_power_of_2(plan.n_rows), max(1, 16384 // acc.itemsize // cols))
+    tiles = cdiv(plan.n_rows, rows)
+    there = min(tiles, programs(device)) if wanted else tiles
+    partial = device.empty((there, 2, plan.n_cols), acc) if wanted else None
     launch(
         rows_backward_kernel,
-        (programs,),
-        g,
-        x,
-        flat(weight),
-        mean,
-        rstd,
+        (there,),
+        *arrays,
         dx,
         partial,
         plan.n_rows,
         plan.n_cols,
-        *plan.row_sizes,
-        *plan.row_strides[0],
-        plan.col_strides[0][0],
-        *plan.row_strides[1],
-        plan.col_strides[1][0],
+        *_walk(plan),
         *channel,
-        CENTRED=centred,
-        NORMED=normed,
-        FITS=fits,
+        BIAS=dbias is not None,
         ACC=acc_type(acc),
         INT64=shapes.needs_int64(g, x),
-        ROWS=rows,
-        COLS=cols,
         num_warps=warps(2 * rows * cols),
+        **flags,
+        **tiled(plan, rows, cols),
     )
     if partial is not None:
-        for target, i in ((dweight, 0), (dbias, 1)):
-            if target is not None:
-                reduce(target.reshape((plan.n_cols,)), partial[i], over=(0,), kind=SUM, acc=acc)
+        finish(partial, dweight, dbias)
     return wanted
+
+
+LONGEST = 16384
+"""The longest row of 4-byte numbers whose gradient is made in registers."""
+SUMMED = 8192
+"""The same where the sums for dweight and dbias are kept there as well."""
+
+
+def _walk(plan: Layout) -> list[int]:
+    """Sizes and strides of two arrays as launch arguments."""
+    (g_row, x_row), (g_col, x_col) = plan.row_strides, plan.col_strides
+    return [*plan.row_sizes, *g_row, g_col[0], *x_row, x_col[0]]
+
+
+def _shared_backward(
+    dx: DeviceArray,
+    plan: Layout,
+    acc: DType,
+    arrays: tuple[DeviceArray | None, ...],
+    channel: tuple[int, int, int],
+    flags: dict[str, bool],
+) -> None:
+    """dx where rows are too long for a tile: the sums over pieces of rows, then the gradient."""
+    t = pieces(plan, acc, dx.device)
+    partial = dx.device.empty((2, t.splits, plan.n_rows), acc)
+    sums = partial.reshape((2, plan.n_rows))
+    if t.splits > 1:
+        sums = dx.device.empty((2, plan.n_rows), acc)
+    common: dict[str, Any] = {
+        "ACC": acc_type(acc),
+        "INT64": shapes.needs_int64(*arrays[:2]),
+        **flags,
+        **tiled(plan, t.rows, t.cols),
+    }
+    for given, out, chunk in ((None, partial, t.chunk), (sums, dx, t.cols)):
+        launch(
+            shared_backward_kernel,
+            (cdiv(plan.n_rows, t.rows) * cdiv(plan.n_cols, chunk),),
+            *arrays,
+            given,
+            out,
+            plan.n_rows,
+            plan.n_cols,
+            chunk,
+            *_walk(plan),
+            *channel,
+            **common,
+        )
+        if given is None and t.splits > 1:
+            reduce(sums, partial, over=(1,), kind=SUM, acc=acc)
 
 
 def layer_norm_backward(
@@ -333,8 +339,7 @@ def layer_norm_backward(
         centred=mean is not None,
     )
     if not done and (dweight is not None or dbias is not None):
-        n = shapes.numel(x.shape[a] for a in inner)
-        parameter_gradients(dweight, dbias, g, x, mean, rstd, outer, (1, 1, n))
+        parameter_gradients(dweight, dbias, None, g, x, mean, rstd, outer, (1, 1, None))
 
 
 def standardize_backward(
@@ -385,19 +390,5 @@ def group_norm_backward(
     channel = (num_groups, per, spatial)
     _rows_backward(dx, None, None, *grouped, weight, mean, rstd, over, channel)
     if dweight is not None or dbias is not None:
-        parameter_gradients(
-            dweight, dbias, g, x, mean, rstd, but_channels(x.ndim), (spatial, num_groups, per)
-        )
-
-
-def but_channels(ndim: int) -> tuple[int, ...]:
-    """Every axis except 1."""
-    return (0, *range(2, ndim))
-
-
-def clear(*targets: DeviceArray | None) -> None:
-    """Zero gradients: the sum over an empty axis."""
-    for target in targets:
-        if target is not None:
-            empty = target.as_strided((0, *target.shape), (0, *target.strides))
-            reduce(target, empty, over=(0,), kind=SUM)
+        over, at = but_channels(x.ndim), (spatial, num_groups, per)
+        parameter_gradients(dweight, dbias, None, g, x, mean, rstd, over, at)

@@ -3,7 +3,8 @@
 The kernels read a table of addresses, (arrays per tensor, tensors) int64, and a table of chunks,
 one row (tensor, chunk) a program. Addresses become pointers inside the kernel; ``tl.multiple_of``
 and an unmasked branch for full chunks let the loads and stores be vector instructions (without
-either, none is). The tables are built once for a set of addresses and kept.
+either, none is). The tables are built once and kept: the chunks for lists of these layouts, the
+addresses for these addresses, which an allocator hands out again in every step.
 
 Parameters, gradients and state are read in their own dtypes and computed in float32 (float64 for
 float64). Arrays that are not contiguous are staged through contiguous copies.
@@ -14,82 +15,134 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import shapes
 from ..lang import Jit, cdiv, jit, next_power_of_2, tl
 from ..runtime import DeviceArray, launch
+from ..runtime.array import Layout
 from .layout import contiguous, copy
 
 CHUNK = 2048
-KEPT_TABLES = 32
+KEPT = 64
+"""Lists of tensors, and sets of addresses, whose tables are kept."""
 
 
-class Table(NamedTuple):
-    """The device's view of a set of tensors."""
+class Group(NamedTuple):
+    """Tensors of a list that have the same dtypes: what one launch updates."""
 
-    addresses: DeviceArray  # (arrays, tensors) int64
+    members: list[int]  # their places in the list
+    names: tuple[str, ...]  # dtypes of the parameter, the gradient and the state
+    whole: bool  # these are all tensors of the list, and none has to be copied first
+    aligned: bool  # every array begins at a multiple of 16 bytes
     sizes: DeviceArray  # (tensors,) int64
     chunks: DeviceArray  # (programs, 2) int64: tensor, number of the chunk in it
     chunk: int
 
 
-_tables: OrderedDict[tuple, Table] = OrderedDict()
+_groups: OrderedDict[tuple, list[Group]] = OrderedDict()
+_addresses: OrderedDict[tuple, DeviceArray] = OrderedDict()
+_layout, _ptr = attrgetter("layout"), attrgetter("ptr")
 
 
-def _table(arrays: Sequence[Sequence[DeviceArray]]) -> Table:
+def _keep(table: OrderedDict, key: tuple, value: Any) -> Any:
+    table[key] = value
+    if len(table) > KEPT:
+        table.popitem(last=False)
+    return value
+
+
+def _grouped(arrays: Sequence[Sequence[DeviceArray]]) -> list[Group]:
+    """The groups of tensors given as rows. A step looks them up by the arrays' layouts, which are
+    one object where they are equal."""
+    known = []
+    for row in arrays:
+        layouts = tuple(map(_layout, row))
+        if None in layouts:
+            layouts = tuple([Layout.of(a) for a in row])
+        known.append(layouts)
+    key = tuple(known)
+    found = _groups.get(key)
+    if found is not None:
+        _groups.move_to_end(key)
+        return found
     device = arrays[0][0].device
-    sizes = tuple(p.size for p in arrays[0])
-    addresses = tuple(tuple(a.ptr for a in row) for row in arrays)
-    key = (id(device), sizes, addresses)
-    table = _tables.get(key)
-    if table is None:
+    by_dtypes: dict[tuple[str, ...], list[int]] = {}
+    for i, column in enumerate(zip(*arrays)):
+        if column[0].size:
+            by_dtypes.setdefault(tuple(a.dtype.name for a in column), []).append(i)
+    groups = []
+    for names, members in by_dtypes.items():
+        sizes = [arrays[0][i].size for i in members]
         chunk = CHUNK
         if device.interpreted:
             chunk = min(max(next_power_of_2(max(sizes)), 16), 32768)
         rows = [(t, c) for t, n in enumerate(sizes) for c in range(cdiv(n, chunk))]
-        table = Table(
-            device.from_host(np.array(addresses, np.int64)),
-            device.from_host(np.array(sizes, np.int64)),
-            device.from_host(np.array(rows, np.int64).reshape(-1, 2)),
-            chunk,
+        used = [row[i] for row in arrays for i in members]
+        groups.append(
+            Group(
+                members,
+                names,
+                len(members) == len(arrays[0])
+                and all(_side_by_side([row[i] for row in arrays]) for i in members),
+                all(a.ptr % 16 == 0 for a in used),
+                device.from_host(np.array(sizes, np.int64)),
+                device.from_host(np.array(rows, np.int64).reshape(-1, 2)),
+                chunk,
+            )
         )
-        _tables[key] = table
-        if len(_tables) > KEPT_TABLES:
-            _tables.popitem(last=False)
-    else:
-        _tables.move_to_end(key)
-    return table
+    return _keep(_groups, key, groups)
+
+
+def _side_by_side(arrays: Sequence[DeviceArray]) -> bool:
+    """Whether the i-th elements in memory of all arrays belong together: all of them are row-major,
+    or all have one other order without gaps (channels-last weights)."""
+    first = arrays[0]
+    return all(a.is_contiguous() for a in arrays) or (
+        shapes.is_dense(first.shape, first.strides)
+        and all(a.strides == first.strides for a in arrays)
+    )
+
+
+def _table(arrays: Sequence[Sequence[DeviceArray]]) -> DeviceArray:
+    """The addresses of ``arrays`` as (rows, tensors) int64 on their device."""
+    device = arrays[0][0].device
+    key = (id(device), *[tuple(map(_ptr, row)) for row in arrays])
+    found = _addresses.get(key)
+    if found is not None:
+        _addresses.move_to_end(key)
+        return found
+    return _keep(_addresses, key, device.from_host(np.array(key[1:], np.int64)))
 
 
 def _run(kernel: Jit, arrays: list[list[DeviceArray]], numbers: list[float], **flags: Any) -> None:
     """Launch ``kernel`` on tensors given as rows: parameters, gradients, then state."""
-    kept = [i for i, p in enumerate(arrays[0]) if p.size]
-    if not kept:
-        return
-    groups: dict[tuple, list[int]] = {}
-    for i in kept:
-        groups.setdefault(tuple(row[i].dtype.name for row in arrays), []).append(i)
-    for names, members in groups.items():
-        staged = [[contiguous(row[i]) for i in members] for row in arrays]
-        table = _table(staged)
-        wide = names[0] == "float64"
+    for group in _grouped(arrays):
+        staged = arrays
+        aligned = group.aligned
+        if not group.whole:
+            staged = [[contiguous(row[i]) for i in group.members] for row in arrays]
+            aligned = all(a.ptr % 16 == 0 for row in staged for a in row)
+        wide = group.names[0] == "float64"
         values = [
             struct.unpack("<q", struct.pack("<d", v))[0] if wide else float(v) for v in numbers
         ]
-        aligned = all(a.ptr % 16 == 0 for row in staged for a in row)
+        p_type, g_type, s_type = (getattr(tl, group.names[i]) for i in (0, 1, -1))
         launch(
-            kernel, (table.chunks.shape[0],), table.addresses, table.sizes, table.chunks,
-            len(members), *values, P_TYPE=getattr(tl, names[0]), G_TYPE=getattr(tl, names[1]),
-            S_TYPE=getattr(tl, names[-1]), ACC=tl.float64 if wide else tl.float32, ALIGNED=aligned,
-            BLOCK=table.chunk, num_warps=8, **flags,
+            kernel, (group.chunks.shape[0],), _table(staged), group.sizes, group.chunks,
+            len(group.members), *values, P_TYPE=p_type, G_TYPE=g_type, S_TYPE=s_type,
+            ACC=tl.float64 if wide else tl.float32, ALIGNED=aligned, BLOCK=group.chunk,
+            num_warps=8, **flags,
         )  # fmt: skip
-        for r, row in enumerate(arrays):
-            if r != 1:  # gradients are only read
-                for i, done in zip(members, staged[r]):
-                    if done is not row[i]:
-                        copy(row[i], done)
+        if staged is not arrays:
+            for r, row in enumerate(arrays):
+                if r != 1:  # gradients are only read
+                    for i, done in zip(group.members, staged[r]):
+                        if done is not row[i]:
+                            copy(row[i], done)
 
 
 @jit

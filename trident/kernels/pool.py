@@ -71,8 +71,9 @@ def holder(
     """The j-th window that may hold ``position``: (window, element of the window, does hold)."""
     if ADAPTIVE:
         o = position * out // size + j
+        # no such window ends before ``position``, and those past the last one start behind it
         k = position - o * size // out
-        return o, k, (o < out) & (k >= 0) & (position < ((o + 1) * size + out - 1) // out)
+        return o, k, k >= 0
     else:
         o = (position + P) // S - j
         rest = position + P - o * S
@@ -113,9 +114,22 @@ def flat_index(total, BLOCK: tl.constexpr, INT64: tl.constexpr):
 
 
 @jit
+def element(i, channels, size_d, size_h, size_w, CHANNELS_LAST: tl.constexpr):
+    """(n, c, d, h, w) of the i-th element in memory of a row-major or channels-last array."""
+    if CHANNELS_LAST:
+        c = i % channels
+        i = i // channels
+    n = i // (size_w * size_h * size_d)
+    if not CHANNELS_LAST:
+        c = n % channels
+        n = n // channels
+    return n, c, i // (size_w * size_h) % size_d, i // size_w % size_h, i % size_w
+
+
+@jit
 def max_pool_kernel(
-    out_ptr,  # (N, C, OD, OH, OW) contiguous
-    which_ptr,  # (N, C, OD, OH, OW) contiguous: element of the window, row-major
+    out_ptr,  # (N, C, OD, OH, OW) row-major or channels-last
+    which_ptr,  # (N, C, OD, OH, OW) row-major or channels-last: element of the window, row-major
     x_ptr,  # (N, C, ID, IH, IW)
     total,
     C,
@@ -145,15 +159,13 @@ def max_pool_kernel(
     ADAPTIVE: tl.constexpr,
     LOWEST: tl.constexpr,
     ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     i, mask = flat_index(total, BLOCK, INT64)
-    w = i % OW
-    h = i // OW % OH
-    d = i // (OW * OH) % OD
-    plane = i // (OW * OH * OD)
-    x_ptrs = x_ptr + plane // C * x_n_stride + plane % C * x_c_stride
+    n, c, d, h, w = element(i, C, OD, OH, OW, CHANNELS_LAST)
+    x_ptrs = x_ptr + n * x_n_stride + c * x_c_stride
     best = tl.full((BLOCK,), LOWEST, ACC)
     which = tl.full((BLOCK,), -1, tl.int32)
     for kd in range(KD):
@@ -176,7 +188,7 @@ def max_pool_kernel(
 
 @jit
 def max_pool_take_kernel(
-    out_ptr,  # (N, C, OD, OH, OW) contiguous
+    out_ptr,  # (N, C, OD, OH, OW) row-major or channels-last
     x_ptr,  # (N, C, ID, IH, IW)
     which_ptr,  # (N, C, OD, OH, OW)
     total,
@@ -211,16 +223,14 @@ def max_pool_take_kernel(
     LW: tl.constexpr,
     ADAPTIVE: tl.constexpr,
     INDICES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # INDICES: store where the chosen element lies in its (ID, IH, IW) plane, instead of its value
     i, mask = flat_index(total, BLOCK, INT64)
-    w = i % OW
-    h = i // OW % OH
-    d = i // (OW * OH) % OD
-    plane = i // (OW * OH * OD)
-    which_ptrs = which_ptr + plane // C * which_n_stride + plane % C * which_c_stride
+    n, c, d, h, w = element(i, C, OD, OH, OW, CHANNELS_LAST)
+    which_ptrs = which_ptr + n * which_n_stride + c * which_c_stride
     which_ptrs += d * which_d_stride + h * which_h_stride + w * which_w_stride
     which = tl.load(which_ptrs, mask=mask, other=0).to(tl.int32)
     pd, in_d = tap(d, which // (KH * KW), ID, OD, SD, PD, LD, ADAPTIVE)
@@ -229,7 +239,7 @@ def max_pool_take_kernel(
     if INDICES:
         value = (pd * IH + ph) * IW + pw
     else:
-        x_ptrs = x_ptr + plane // C * x_n_stride + plane % C * x_c_stride
+        x_ptrs = x_ptr + n * x_n_stride + c * x_c_stride
         at = x_ptrs + pd * x_d_stride + ph * x_h_stride + pw * x_w_stride
         value = tl.load(at, mask=mask & in_d & in_h & in_w, other=0)
     tl.store(out_ptr + i, value.to(out_ptr.dtype.element_ty), mask=mask)
@@ -237,7 +247,7 @@ def max_pool_take_kernel(
 
 @jit
 def max_pool_backward_kernel(
-    dx_ptr,  # (N, C, ID, IH, IW) contiguous
+    dx_ptr,  # (N, C, ID, IH, IW) row-major or channels-last
     g_ptr,  # (N, C, OD, OH, OW)
     which_ptr,  # (N, C, OD, OH, OW)
     total,
@@ -275,17 +285,15 @@ def max_pool_backward_kernel(
     LW: tl.constexpr,
     ADAPTIVE: tl.constexpr,
     ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # each input element adds the gradients of the windows that chose it
     i, mask = flat_index(total, BLOCK, INT64)
-    w = i % IW
-    h = i // IW % IH
-    d = i // (IW * IH) % ID
-    plane = i // (IW * IH * ID)
-    g_ptrs = g_ptr + plane // C * g_n_stride + plane % C * g_c_stride
-    which_ptrs = which_ptr + plane // C * which_n_stride + plane % C * which_c_stride
+    n, c, d, h, w = element(i, C, ID, IH, IW, CHANNELS_LAST)
+    g_ptrs = g_ptr + n * g_n_stride + c * g_c_stride
+    which_ptrs = which_ptr + n * which_n_stride + c * which_c_stride
     acc = tl.zeros((BLOCK,), ACC)
     for jd in range(JD):
         od, kd, in_d = holder(d, jd, ID, OD, KD, SD, PD, LD, ADAPTIVE)
@@ -304,7 +312,7 @@ def max_pool_backward_kernel(
 
 @jit
 def avg_pool_kernel(
-    out_ptr,  # (N, C, OD, OH, OW) contiguous
+    out_ptr,  # (N, C, OD, OH, OW) row-major or channels-last
     x_ptr,  # (N, C, ID, IH, IW)
     total,
     C,
@@ -335,15 +343,13 @@ def avg_pool_kernel(
     WITH_PADDING: tl.constexpr,
     DIVISOR: tl.constexpr,
     ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     i, mask = flat_index(total, BLOCK, INT64)
-    w = i % OW
-    h = i // OW % OH
-    d = i // (OW * OH) % OD
-    plane = i // (OW * OH * OD)
-    x_ptrs = x_ptr + plane // C * x_n_stride + plane % C * x_c_stride
+    n, c, d, h, w = element(i, C, OD, OH, OW, CHANNELS_LAST)
+    x_ptrs = x_ptr + n * x_n_stride + c * x_c_stride
     acc = tl.zeros((BLOCK,), ACC)
     for kd in range(KD):
         pd, in_d = tap(d, kd, ID, OD, SD, PD, LD, ADAPTIVE)
@@ -364,7 +370,7 @@ def avg_pool_kernel(
 
 @jit
 def avg_pool_backward_kernel(
-    dx_ptr,  # (N, C, ID, IH, IW) contiguous
+    dx_ptr,  # (N, C, ID, IH, IW) row-major or channels-last
     g_ptr,  # (N, C, OD, OH, OW)
     total,
     C,
@@ -398,15 +404,13 @@ def avg_pool_backward_kernel(
     WITH_PADDING: tl.constexpr,
     DIVISOR: tl.constexpr,
     ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     i, mask = flat_index(total, BLOCK, INT64)
-    w = i % IW
-    h = i // IW % IH
-    d = i // (IW * IH) % ID
-    plane = i // (IW * IH * ID)
-    g_ptrs = g_ptr + plane // C * g_n_stride + plane % C * g_c_stride
+    n, c, d, h, w = element(i, C, ID, IH, IW, CHANNELS_LAST)
+    g_ptrs = g_ptr + n * g_n_stride + c * g_c_stride
     acc = tl.zeros((BLOCK,), ACC)
     for jd in range(JD):
         od, _, in_d = holder(d, jd, ID, OD, KD, SD, PD, LD, ADAPTIVE)
@@ -468,7 +472,8 @@ def _run(
     windows: Windows,
     **constants: Any,
 ) -> None:
-    """Launch ``kernel``, one lane for each element of ``written``; ``read`` pass their strides."""
+    """Launch ``kernel``, one lane for each element of ``written``, which are all row-major or all
+    channels-last; ``read`` pass their strides."""
     if written[0].size == 0:
         return
     total = written[0].size
@@ -487,6 +492,7 @@ def _run(
         *sizes,
         *outs,
         *(s for x in arrays for s in x.strides),
+        CHANNELS_LAST=not written[0].is_contiguous(),
         INT64=total > 2**31 - 65536 or shapes.needs_int64(*read),
         BLOCK=block,
         num_warps=4,

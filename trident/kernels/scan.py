@@ -10,7 +10,7 @@ from __future__ import annotations
 from .. import dtypes, shapes
 from ..lang import cdiv, jit, next_power_of_2, tl
 from ..runtime import DeviceArray, launch
-from .reduce import Layout, acc_type, accumulator, interpreted_block, layout, offset_of
+from .rows import Layout, acc_type, accumulator, interpreted_block, layout, offset_of
 
 
 @jit

@@ -2,12 +2,14 @@
 
 Every write is a pair (destination, source position); the pairs are packed into int64 keys and
 sorted (``kernels/sort.py``), so that equal destinations stand side by side in their original order.
-Then ``add`` gives each run of equal destinations to one lane that sums it in order, and ``assign``
-lets the last pair of a run write. Long runs are cut at every ``RUN`` keys: the pieces are summed
-first, by ``heads_kernel``, and joined by the run's owner.
+Then ``add`` gives each run of equal destinations to one lane that sums it, a few rows at a time in
+a fixed order, and ``assign`` lets the last pair of a run write. Long runs are cut at every ``RUN``
+keys: the pieces are summed first, by ``heads_kernel``, and joined by the run's owner.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -28,9 +30,11 @@ from .layout import (
     offset_of,
     padded,
 )
+from .rows import multiple
 from .sort import sort_keys
 
 RUN = 128  # keys of one destination that are summed without a break
+AHEAD = 4  # rows of a run that a lane asks for at once
 
 
 @jit
@@ -110,18 +114,23 @@ def run_sum(
     ACC: tl.constexpr,
 ):
     """Sum the rows of ``source`` from key ``j`` on while the destination stays the same, up to the
-    next multiple of ``run``. ``active`` (J,) marks the lanes; returns (J, columns)."""
+    next multiple of ``run``, AHEAD rows at a time. ``active`` (J,) marks the lanes; returns
+    (J, columns)."""
     target = tl.load(keys_ptr + j, mask=active, other=0) >> shift
     total = tl.zeros((j.shape[0], columns.shape[0]), ACC)
-    position_mask = (tl.zeros_like(j) + 1 << shift) - 1
+    stop = tl.minimum((j // run + 1) * run, m)[:, None]
+    ahead = tl.arange(0, AHEAD)[None, :]
     while tl.max(active.to(tl.int32), 0) > 0:
-        row = tl.load(keys_ptr + j, mask=active, other=0) & position_mask
-        at = row[:, None] * row_step + columns[None, :]
-        mask = active[:, None] & column_mask[None, :]
-        total += tl.load(source_ptr + at, mask=mask, other=0).to(ACC)
-        j += 1
-        active = active & (j < m) & (j % run != 0)
-        active = active & (tl.load(keys_ptr + j, mask=active, other=0) >> shift == target)
+        place = j[:, None] + ahead
+        there = active[:, None] & (place < stop)
+        key = tl.load(keys_ptr + place, mask=there, other=0)
+        there = there & (key >> shift == target[:, None])
+        row = key & ((tl.zeros_like(key) + 1 << shift) - 1)
+        at = (row * row_step)[:, :, None] + columns[None, None, :]
+        mask = there[:, :, None] & column_mask[None, None, :]
+        total += tl.sum(tl.load(source_ptr + at, mask=mask, other=0).to(ACC), 1)
+        j += AHEAD
+        active = tl.min(there.to(tl.int32), 1) != 0
     return total
 
 
@@ -136,10 +145,13 @@ def heads_kernel(
     n_cols,
     inner,
     n_pieces,
+    VEC: tl.constexpr,
     COLS: tl.constexpr,
     ROWS: tl.constexpr,
     ACC: tl.constexpr,
 ):
+    n_cols = multiple(n_cols, VEC)
+    inner = multiple(inner, VEC)
     piece = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1).to(tl.int64) * COLS + tl.arange(0, COLS)
     column_mask = column < n_cols
@@ -165,10 +177,13 @@ def add_kernel(
     n_cols,
     inner,
     out_outer_stride,
+    VEC: tl.constexpr,
     COLS: tl.constexpr,
     ROWS: tl.constexpr,
     ACC: tl.constexpr,
 ):
+    n_cols = multiple(n_cols, VEC)
+    inner = multiple(inner, VEC)
     j = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1).to(tl.int64) * COLS + tl.arange(0, COLS)
     column_mask = column < n_cols
@@ -206,9 +221,12 @@ def assign_kernel(
     n_cols,
     inner,
     out_outer_stride,
+    VEC: tl.constexpr,
     COLS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    n_cols = multiple(n_cols, VEC)
+    inner = multiple(inner, VEC)
     j = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1).to(tl.int64) * COLS + tl.arange(0, COLS)
     key = tl.load(keys_ptr + j, mask=j < m, other=0)
@@ -238,11 +256,12 @@ def winners_kernel(
     tl.store(out_ptr + row, (after >> shift != key >> shift).to(tl.uint8), mask=j < m)
 
 
-def _tile(device: Device, n_cols: int, m: int) -> tuple[int, int]:
-    """(ROWS, COLS) of a program that writes ``m`` runs of ``n_cols`` columns."""
-    room = 16384 if device.interpreted else 256
+def _tile(device: Device, n_cols: int, inner: int, m: int, itemsize: int) -> dict[str, int]:
+    """The constants of a program that writes ``m`` runs of ``n_cols`` columns: 16 bytes a lane."""
+    room = block_size(1 << 14, device, 2048 // itemsize)
     cols = min(next_power_of_2(n_cols), room)
-    return min(max(room // cols, 1), next_power_of_2(m)), cols
+    rows = min(max(room // cols, 1), block_size(1 << 14, device, 128), next_power_of_2(m))
+    return {"ROWS": rows, "COLS": cols, "VEC": math.gcd(16, inner, cols)}
 
 
 def accumulator(d: DType) -> DType:
@@ -257,27 +276,29 @@ def _write(
     outer_stride: int, add: bool,
 ) -> None:  # fmt: skip
     m = keys.size
-    rows, cols = _tile(out.device, n_cols, m)
-    grid = (cdiv(m, rows), cdiv(n_cols, cols))
+    tile = _tile(out.device, n_cols, inner, m, out.dtype.itemsize)
+    rows = tile["ROWS"]
+    grid = (cdiv(m, rows), cdiv(n_cols, tile["COLS"]))
     if not add:
         launch(
             assign_kernel, grid, keys, source, out, m, shift, n_cols, inner, outer_stride,
-            COLS=cols, ROWS=rows, num_warps=4,
+            **tile, num_warps=4,
         )  # fmt: skip
         return
     acc = accumulator(out.dtype)
     tl_acc = getattr(tl, acc.name)
     heads = None
-    if m > RUN:
-        n_pieces = cdiv(m, RUN)
+    run = block_size(RUN, out.device, RUN)  # as short as the blocks where a test makes these short
+    if m > run:
+        n_pieces = cdiv(m, run)
         heads = out.device.empty((n_pieces, n_cols), acc)
         launch(
-            heads_kernel, (cdiv(n_pieces, rows), grid[1]), keys, source, heads, m, shift, RUN,
-            n_cols, inner, n_pieces, COLS=cols, ROWS=rows, ACC=tl_acc, num_warps=4,
+            heads_kernel, (cdiv(n_pieces, rows), grid[1]), keys, source, heads, m, shift, run,
+            n_cols, inner, n_pieces, **tile, ACC=tl_acc, num_warps=4,
         )  # fmt: skip
     launch(
-        add_kernel, grid, keys, source, heads, out, m, shift, RUN, n_cols, inner, outer_stride,
-        COLS=cols, ROWS=rows, ACC=tl_acc, num_warps=4,
+        add_kernel, grid, keys, source, heads, out, m, shift, run, n_cols, inner, outer_stride,
+        **tile, ACC=tl_acc, num_warps=4,
     )  # fmt: skip
 
 

@@ -1,18 +1,17 @@
 """``trident.nn.functional``: layers as functions.
 
 Most names are ops, handed through as they are. What is written out here is torch's ``inplace``
-argument, attention, resizing, and a few functions that are short in other ops.
+argument, resizing, and a few functions that are short in other ops.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import trident
 
 from .. import Tensor, ops
-from ..errors import ShapeError, missing_name, wrong
+from ..errors import missing_name, wrong
 
 # names of torch.nn.functional that are ops of the same signature
 _OPS = (
@@ -26,7 +25,7 @@ _OPS = (
     "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
     "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss", "kl_div", "poisson_nll_loss",
     "gaussian_nll_loss", "cosine_embedding_loss", "triplet_margin_loss", "margin_ranking_loss",
-    "hinge_embedding_loss", "gumbel_softmax",
+    "hinge_embedding_loss", "gumbel_softmax", "scaled_dot_product_attention",
 )  # fmt: skip
 for _name in _OPS:
     globals()[_name] = getattr(ops, _name)
@@ -245,59 +244,6 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     *lead, c, h, w = input.shape
     x = input.reshape(-1, c, h // r, r, w // r, r).permute(0, 1, 3, 5, 2, 4)
     return x.reshape(*lead, c * r * r, h // r, w // r)
-
-
-# ---- attention ----------------------------------------------------------------------------------
-
-
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """``softmax(query @ key.T * scale + mask) @ value``.
-
-    query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, Ev) -> (..., heads, L,
-    Ev). ``attn_mask`` broadcasts to (..., L, S): bool (True takes part) or added to the scores.
-    ``scale`` defaults to 1 / sqrt(E). ``enable_gqa`` repeats the heads of key and value.
-
-    >>> q = trident.zeros(1, 2, 3, 4)
-    >>> trident.nn.functional.scaled_dot_product_attention(q, q, q).shape
-    trident.Size([1, 2, 3, 4])
-    """
-    if query.ndim < 2 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
-        raise ShapeError(
-            "scaled_dot_product_attention: query (..., L, E), key (..., S, E), value "
-            f"(..., S, Ev) are needed; got {tuple(query.shape)}, {tuple(key.shape)} and "
-            f"{tuple(value.shape)}"
-        )
-    if is_causal and attn_mask is not None:
-        raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-    if enable_gqa:
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
-    if scale is None:
-        scale = 1.0 / math.sqrt(query.shape[-1])
-    scores = trident.matmul(query * scale, key.transpose(-2, -1))
-    if is_causal:
-        n, m = query.shape[-2], key.shape[-2]
-        attn_mask = trident.ones(n, m, dtype=trident.bool, device=query.device).tril()
-    if attn_mask is not None:
-        if attn_mask.dtype is trident.bool:
-            scores = scores.masked_fill(ops.logical_not(attn_mask), -math.inf)
-        else:
-            scores = scores + attn_mask
-    weights = trident.softmax(scores, dim=-1)
-    if attn_mask is not None and attn_mask.dtype is trident.bool and not is_causal:
-        # a query that may look at nothing gives zeros, not NaN
-        alone = ops.logical_not(attn_mask.any(-1, True))
-        weights = weights.masked_fill(alone, 0.0)
-    return trident.matmul(dropout(weights, dropout_p), value)
 
 
 # ---- resizing -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import trident
 
 from .. import Tensor
 from ..errors import missing_name
+from ..memory_formats import check as check_format
 from . import hooks, state
 from .hooks import RemovableHandle
 from .parameter import Buffer, Parameter
@@ -465,13 +466,19 @@ class Module:
         """Move to a device and/or convert floating members to a dtype, in place.
 
         ``to(device)``, ``to(dtype)``, ``to(device, dtype)`` or ``to(tensor)``. Parameters keep
-        their identity, so an optimizer made before stays valid.
+        their identity, so an optimizer made before stays valid. ``memory_format`` is for the
+        members that have as many axes as it is for: ``net.to(memory_format=trident.channels_last)``
+        lays out the weights of 2-d convolutions.
         """
         device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+        order = kwargs.pop("memory_format", None)
+        if order is not None:
+            check_format("to", order)
         kwargs.pop("non_blocking", None)
         if kwargs:
             raise TypeError(
-                f"to: unexpected keyword {next(iter(kwargs))!r}; it takes device, dtype"
+                f"to: unexpected keyword {next(iter(kwargs))!r}; it takes device, dtype, "
+                "memory_format"
             )
         for a in args:
             if isinstance(a, Tensor):
@@ -485,7 +492,11 @@ class Module:
 
         def move(t: Tensor) -> Tensor:
             wanted = dtype if dtype is not None and t.dtype.is_floating_point else t.dtype
-            return t.to(device=t.device if device is None else device, dtype=wanted)
+            out = t.to(device=t.device if device is None else device, dtype=wanted)
+            return out.to(memory_format=order) if order is not None and fits(t) else out
+
+        def fits(t: Tensor) -> bool:
+            return order.ndim in (None, t.ndim)
 
         return self._apply(move)
 

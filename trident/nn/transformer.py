@@ -33,7 +33,9 @@ class MultiheadAttention(Module):
 
     query (L, N, embed_dim), key (S, N, kdim), value (S, N, vdim), or batch first; the axis N may be
     absent. Returns (output, weights); weights (N, L, S) are the heads' mean, None without
-    ``need_weights``. In bool masks True excludes; float masks are added to the scores.
+    ``need_weights``, which spares the (L, S) arrays. In bool masks True excludes; float masks are
+    added to the scores. ``is_causal`` says that ``attn_mask`` is the causal mask: where nothing
+    else is asked for, the mask itself is then not read.
 
     >>> layer = trident.nn.MultiheadAttention(8, 2, batch_first=True)
     >>> x = trident.zeros(1, 3, 8)
@@ -133,6 +135,7 @@ class MultiheadAttention(Module):
         heads, width = self.num_heads, self.head_dim
         q, k, v = (t.reshape(n, t.shape[1], heads, width).transpose(1, 2) for t in (q, k, v))
         mask = self._mask(attn_mask, key_padding_mask, n, length, source, q, is_causal)
+        causal = is_causal and key_padding_mask is None
         p = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -141,7 +144,7 @@ class MultiheadAttention(Module):
             out = trident.matmul(F.dropout(weights, p, True), v)
             weights = weights.mean(1) if average_attn_weights else weights
         else:
-            out = F.scaled_dot_product_attention(q, k, v, mask, p)
+            out = F.scaled_dot_product_attention(q, k, v, None if causal else mask, p, causal)
         out = self.out_proj(out.transpose(1, 2).reshape(n, length, self.embed_dim))
         if not self.batch_first:
             out = out.transpose(0, 1)
@@ -353,8 +356,9 @@ class TransformerEncoder(Module):
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool | None = None,
     ) -> Tensor:
+        causal = {"is_causal": True} if is_causal else {}
         for layer in self.layers:
-            src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
+            src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, **causal)
         return src if self.norm is None else self.norm(src)
 
 

@@ -276,7 +276,7 @@ class fmod:
         return g, -(g * trunc_divide(x, y))
 
 
-@elementwise(domain=(REALS, REALS, REALS))
+@elementwise(domain=(REALS, REALS, REALS), takes="number")
 class addcmul:
     """input + value * tensor1 * tensor2.
 

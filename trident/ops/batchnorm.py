@@ -60,6 +60,8 @@ class batch_norm_train:
     def infer(x, weight=None, bias=None, *, eps=1e-5):
         return _batch_infer(x, weight, bias)
 
+    layout = shapes.kept_strides
+
     def numpy(x, weight=None, bias=None, *, eps=1e-5):
         if x.ndim < 2 or x.dtype.kind != "f":
             raise ValueError("x must be (N, C, ...)")
@@ -92,11 +94,26 @@ class batch_norm_train:
         return dx, dweight if needs[1] else None, dbias if needs[2] else None
 
     def samples(draw):
-        c = draw.size(1, 4, 6)
-        shape = (draw.integer(2, 4), c, *(s or 1 for s in draw.shape(0, 3)))
-        weight = draw.tensor((c,)) if draw.boolean() else None
-        bias = draw.tensor((c,)) if draw.boolean() else None
-        return (draw.tensor(shape), weight, bias), {"eps": 0.1}
+        return _training_sample(draw, small=draw.blocks is not None and draw.boolean())
+
+
+def _training_sample(draw: Any, small: bool = False) -> tuple[tuple, dict]:
+    """x (N, C, ...), weight and bias; ``small``: numbers of which no digit may be lost."""
+    n, c = draw.integer(2, 4), draw.size(1, 4, 6)
+    rest = tuple(s or 1 for s in draw.shape(0, 3))
+    lost = draw.blocks == 4 and draw.boolean()
+    if lost:  # three partial results a channel, and the second one is NaN
+        n, c, rest = 2, 2, (draw.integer(17, 20),)
+    elif draw.integer(0, 3) == 3:  # channels side by side, in a block that they fill in part
+        c, rest = 6, ()
+    size, eps = (1e-4, 1e-12) if small else (1.0, 0.1)
+    weight = draw.tensor((c,), low=-2 * size, high=2 * size) if small or draw.boolean() else None
+    bias = draw.tensor((c,)) if draw.boolean() else None
+    x = draw.tensor((n, c, *rest), low=-2 * size, high=2 * size)
+    if lost:
+        x = np.array(x)
+        x[:, 1] = np.nan
+    return (x, weight, bias), {"eps": eps}
 
 
 def _statistics_gradient(g: tuple, x: Any, eps: float) -> Any:
@@ -127,6 +144,8 @@ class batch_norm_backward:
     def infer(grad, x, weight, mean, rstd, *, eps=1e-5):
         parameter = Spec((x.shape[1],), x.dtype if weight is None else weight.dtype)
         return Spec(tuple(x.shape), x.dtype), parameter, parameter
+
+    layout = shapes.kept_strides
 
     def numpy(grad, x, weight, mean, rstd, *, eps=1e-5):
         planes, g = _planes(x), _planes(grad)
@@ -193,13 +212,13 @@ class batch_norm_backward:
         return dgrad, dx, dweight, None, None
 
     def samples(draw):
-        (x, weight, _), _ = batch_norm_train.op.samples(draw)
+        (x, weight, _), attrs = _training_sample(draw)
         over = (0, *range(2, x.ndim))
         wide = np.asarray(x, np.float64)
         compute = draw.dtype.compute.np
         mean = wide.mean(over).astype(compute)
-        rstd = (1 / np.sqrt(wide.var(over) + 0.1)).astype(compute)
-        return (draw.tensor(x.shape), x, weight, mean, rstd), {"eps": 0.1}
+        rstd = (1 / np.sqrt(wide.var(over) + attrs["eps"])).astype(compute)
+        return (draw.tensor(x.shape), x, weight, mean, rstd), attrs
 
 
 @composite(method=False)

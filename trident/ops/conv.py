@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import shapes
 from ..errors import DTypeError, wrong
 from ..kernels import conv as kernels
-from ..kernels import conv_weight, reduce
+from ..kernels import conv_data, conv_weight, reduce
 from . import conv_numpy
 from .registry import Spec, composite, ops, primitive
 
@@ -142,6 +143,8 @@ class convolution:
         size = _forward_size(x.shape, w.shape, bias, stride, padding, dilation, groups)
         return Spec((x.shape[0], w.shape[0], *size), x.dtype)
 
+    layout = shapes.kept_strides
+
     def numpy(x, w, bias=None, *, stride, padding, dilation, groups=1):
         if x.dtype.kind != "f":
             raise TypeError
@@ -180,6 +183,8 @@ class conv_data_grad:
         _check_transposed(y.shape, w.shape, bias, len(stride), groups)
         return Spec((y.shape[0], w.shape[1] * groups, *input_size), y.dtype)
 
+    layout = shapes.kept_strides
+
     def numpy(y, w, bias=None, *, input_size, stride, padding, dilation, groups=1):
         if y.dtype.kind != "f":
             raise TypeError
@@ -189,7 +194,7 @@ class conv_data_grad:
         )
 
     def launch(out, y, w, bias=None, *, input_size, stride, padding, dilation, groups=1):
-        kernels.conv_data_grad(
+        conv_data.conv_data_grad(
             out, y, w, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
         )
 
@@ -226,6 +231,8 @@ class conv_weight_grad:
             )
         output_size("conv_weight_grad", x.shape[2:], kernel_size, stride, padding, dilation)
         return Spec((y.shape[1], x.shape[1] // groups, *kernel_size), x.dtype)
+
+    layout = shapes.kept_strides
 
     def numpy(y, x, *, kernel_size, stride, padding, dilation, groups=1):
         if y.shape[0] != x.shape[0] or y.shape[1] % groups or x.shape[1] % groups:

@@ -6,12 +6,13 @@ import numpy as np
 
 from ..dtypes import as_dtype
 from ..kernels import layout
+from ..memory_formats import contiguous_format, preserve_format
 from .registry import Spec, primitive
 
 
 @primitive(method=False)
 class clone:
-    """A contiguous copy of x; gradients pass through.
+    """A copy of x; gradients pass through. It lies in memory as x does, or in ``memory_format``.
 
     >>> x = trident.ones(2)
     >>> y = trident.clone(x)
@@ -20,13 +21,16 @@ class clone:
     tensor([1., 1.])
     """
 
-    def infer(x):
+    def infer(x, *, memory_format=None):
         return Spec(tuple(x.shape), x.dtype)
 
-    def numpy(x):
-        return np.array(x, order="C", copy=True)
+    def layout(shape, operands, *, memory_format=None):
+        return (memory_format or preserve_format).strides("clone", shape, operands[0][1])
 
-    def launch(out, x):
+    def numpy(x, *, memory_format=None):
+        return np.array(x, order="C" if memory_format else "K", copy=True)
+
+    def launch(out, x, *, memory_format=None):
         if out.size:
             layout.copy(out, x)
 
@@ -34,7 +38,8 @@ class clone:
         return g
 
     def samples(draw):
-        return (draw.tensor(draw.shape(0, 6 if draw.boolean() else 3)),), {}
+        x = draw.tensor(draw.shape(0, 6 if draw.boolean() else 3))
+        return (x,), {"memory_format": draw.choice([None, contiguous_format])}
 
 
 @primitive(method=False)
@@ -43,6 +48,9 @@ class to_dtype:
 
     def infer(x, *, dtype):
         return Spec(tuple(x.shape), as_dtype(dtype))
+
+    def layout(shape, operands, *, dtype):
+        return preserve_format.strides("to", shape, operands[0][1])
 
     def numpy(x, *, dtype):
         return x.astype(dtype.np)

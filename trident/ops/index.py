@@ -111,10 +111,12 @@ class sum_slices:
     def samples(draw):
         n = draw.integer(1, 5)
         index = draw.ints(draw.shape(1, 2), -n, n)
-        if draw.integer(0, 3) == 3:  # runs of one destination that span pieces
-            index = draw.ints((draw.choice([256, 257, 300]),), 0, 2)
-            n = max(n, 2)
-            return (draw.tensor((1, *index.shape, 1)), index), {"dim": 1, "size": n}
+        if draw.boolean():  # runs of one destination that span pieces, full or not
+            run = draw.blocks if isinstance(draw.blocks, int) else 128
+            m = draw.choice([run + 1, 2 * run, 2 * run + 1]) if run < 128 else 129
+            index = (np.arange(m) >= draw.choice([0, m - 1])).astype(np.int64)
+            index = index[draw.values().permutation(m)]
+            return (draw.tensor((1, m, 5)), index), {"dim": 1, "size": max(n, 2)}
         x = draw.tensor((draw.integer(1, 3), *index.shape, draw.integer(0, 3)))
         return (x, index), {"dim": 1, "size": n}
 
@@ -192,6 +194,8 @@ class put_slices:
         n = draw.integer(1, 5)
         index = draw.ints(draw.shape(0, 2), -n, n)
         lead, rest = draw.integer(1, 3), draw.integer(0, 3)
+        if draw.blocks == "gpu" and draw.boolean():  # writers of one place in two programs
+            index, rest = np.full(2, n - 1), 257
         value = draw.tensor((lead, *index.shape, rest))
         return (draw.tensor((lead, n, rest)), value, index), {"dim": 1}
 

@@ -13,6 +13,13 @@ from ..kernels import layout as kernels
 from .registry import Spec, alias, composite, ops, primitive
 
 
+def _images(shape: tuple[int, ...], operands: Sequence[Any]) -> tuple[int, ...]:
+    """Strides of a result: channels-last where all operands are channels-last images or volumes."""
+    if len(shape) in (4, 5) and all(shapes.prefers_channels_last(*o) for o in operands):
+        return shapes.channels_last_strides(shape)
+    return shapes.contiguous_strides(shape)
+
+
 def _joined_dtype(xs: Sequence[Any]) -> dtypes.dtype:
     return dtypes.result_type([x.dtype for x in xs], [], [])
 
@@ -40,6 +47,9 @@ class joined:
             total += x.shape[d]
         shape = (*first.shape[:d], total, *first.shape[d + 1 :])
         return Spec(shape, _joined_dtype(xs))
+
+    def layout(shape, operands, *, dim):
+        return _images(shape, operands)
 
     def numpy(*xs, dim):
         d = xs[0].dtype
@@ -162,6 +172,9 @@ class constant_pad:
         if any(n < 0 for n in shape):
             raise wrong("pad", f"the result would have a negative size {shape}")
         return Spec(shape, x.dtype)
+
+    def layout(shape, operands, *, widths, value=0.0):
+        return _images(shape, operands)
 
     def numpy(x, *, widths, value=0.0):
         shape = [n + b + a for n, (b, a) in zip(x.shape, widths)]

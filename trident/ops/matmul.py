@@ -134,17 +134,20 @@ class matmul:
 
     def samples(draw):
         m, k, n = draw.size(0, 5, 37), draw.size(0, 5, 300), draw.size(0, 5, 41)
-        if draw.integer(0, 3) == 3:  # tiles of tl.dot, several along each axis
+        if draw.blocks == "trial" or draw.integer(0, 3) == 3:  # several tiles along each axis
             m, k, n = draw.integer(17, 40), draw.integer(15, 40), draw.integer(17, 40)
+            if draw.integer(0, 2):  # what a tensor descriptor can describe
+                m, k, n = (-(-size // 8) * 8 for size in (m, k, n))
             if draw.boolean():
-                return (draw.tensor((2, 3, m, k)), draw.tensor((2, 3, k, n))), {}
+                batch = draw.choice([(2, 3), (1, 3), (2, 1)])
+                return (draw.tensor((2, 3, m, k)), draw.tensor((*batch, k, n))), {}
         batch = draw.choice([(), (), (2,), (3, 1, 2)])
         a = draw.choice([(k,), (m, k), (*batch, m, k), (1, *batch[1:], m, k)])
         b = draw.choice([(k,), (k, n), (*batch, k, n), (*batch[1:], k, n)])
         return (draw.tensor(a), draw.tensor(b)), {}
 
 
-def _activation(name: str) -> Elementwise:
+def _activation(name: str, caller: str = "linear") -> Elementwise:
     """The elementwise op of one operand that ``linear(activation=name)`` applies."""
     op = REGISTRY.get(name)
     if not isinstance(op, Elementwise) or op.arity != 1 or op.vjp is None or op.result == "bool":
@@ -153,7 +156,7 @@ def _activation(name: str) -> Elementwise:
             if isinstance(o, Elementwise) and o.arity == 1 and o.vjp and o.result != "bool"
         ]  # fmt: skip
         raise wrong(
-            "linear", "activation must be None or a differentiable elementwise op of one operand",
+            caller, "activation must be None or a differentiable elementwise op of one operand",
             got=repr(name), hint=f"they are {', '.join(sorted(known))}",
         )  # fmt: skip
     return op
@@ -344,42 +347,6 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """
     _need_ndim("outer", input=(input, 1), vec2=(vec2, 1))
     return ops.mul(ops.unsqueeze(input, 1), vec2)
-
-
-def _combine(input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
-    """beta * input + alpha * product; with beta 0 the input does not matter, not even its NaN."""
-    if alpha != 1:
-        product = product * alpha
-    if beta == 0:
-        return product
-    return (input if beta == 1 else input * beta) + product
-
-
-@composite
-def addmm(
-    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    """beta * input + alpha * (mat1 @ mat2): mat1 (m, k), mat2 (k, n), input broadcasts to (m, n).
-
-    >>> trident.addmm(trident.ones(2), trident.ones(3, 4), trident.ones(4, 2))[0].tolist()
-    [5.0, 5.0]
-    """
-    _need_ndim("addmm", mat1=(mat1, 2), mat2=(mat2, 2))
-    if beta == alpha == 1 and input.shape == mat2.shape[1:] and input.dtype == mat1.dtype:
-        return ops.linear(mat1, _swap(mat2), input)  # the bias is added in the kernel
-    return _combine(input, ops.matmul(mat1, mat2), beta, alpha)
-
-
-@composite
-def baddbmm(
-    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    """beta * input + alpha * (batch1 @ batch2): (b, m, k), (b, k, n); input to (b, m, n).
-
-    >>> trident.baddbmm(trident.ones(1), trident.ones(5, 3, 4), trident.ones(5, 4, 2)).shape
-    trident.Size([5, 3, 2])
-    """
-    return _combine(input, ops.bmm(batch1, batch2), beta, alpha)
 
 
 @composite(method=False)

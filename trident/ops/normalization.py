@@ -174,13 +174,25 @@ def layer_norm_axes(x, weight=None, bias=None, *, axes=1, eps=1e-5):
     return _affine(standardize(x, axes=axes, eps=eps)[0], weight, bias)
 
 
+def _apart(draw: Any) -> tuple[int, np.ndarray, np.ndarray]:
+    """axes, x and weight of a norm over, or beside, three axes that cannot be walked as one; a row
+    does not fit in a small block."""
+    axes = draw.choice([1, 3])
+    x = draw.tensor((3, 3, 2, 2) if axes == 3 else (18, 3, 2, 2)).transpose()
+    return axes, x, draw.tensor(x.shape[4 - axes :])
+
+
 @layer_norm_axes.samples
 def _(draw):
     shape = tuple(s or 1 for s in draw.shape(1, 5))
     x = None
-    if draw.blocks == 4 and draw.boolean():  # more rows than programs
+    kind = draw.integer(0, 2) if draw.blocks in (4, 16) else 2
+    if kind == 0 and draw.blocks == 4:  # more rows than programs
         shape = (266, 3)
         return (draw.tensor(shape), draw.tensor((3,)), draw.tensor((3,))), {"axes": 1, "eps": 0.1}
+    if kind < 2:
+        axes, x, weight = _apart(draw)
+        return (x, weight, draw.tensor(weight.shape)), {"axes": axes, "eps": 0.1}
     if draw.blocks == "gpu" and draw.boolean():
         x = _tall(draw)
         shape = x.shape
@@ -205,6 +217,9 @@ def rms_norm_axes(x, weight=None, *, axes=1, eps=1e-6):
 
 @rms_norm_axes.samples
 def _(draw):
+    if draw.blocks in (4, 16) and draw.boolean():
+        axes, *operands = _apart(draw)
+        return tuple(operands), {"axes": axes, "eps": 0.1}
     shape = tuple(s or 1 for s in draw.shape(1, 5))
     axes = draw.integer(1, len(shape))
     weight = draw.tensor(shape[len(shape) - axes :]) if draw.boolean() else None

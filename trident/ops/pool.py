@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import dtypes
+from .. import dtypes, shapes
 from ..errors import DTypeError, wrong
 from ..kernels import pool as kernels
 from ..kernels.pool import Window, Windows
@@ -35,6 +35,15 @@ def _check_planes(op: str, x: Any, shape: Shape) -> None:
     lead = x.ndim - len(shape)
     if lead not in (0, 1, 2) or tuple(x.shape[lead:]) != shape:
         raise wrong(op, f"the windows are for planes of shape {shape}", got=tuple(x.shape))
+
+
+def _layout(
+    shape: Shape, operands: Sequence[tuple[Shape, Shape]], *, windows: Windows, **_: Any
+) -> Shape:
+    """Channels-last images (N, C, ...) give channels-last results."""
+    if len(shape) == len(windows) + 2:
+        return shapes.kept_strides(shape, operands)
+    return shapes.contiguous_strides(shape)
 
 
 def _draw_windows(draw: Any) -> tuple[Windows, Shape]:
@@ -73,6 +82,8 @@ class max_pool:
         shape = _lead(x, windows) + _outs(windows)
         return Spec(shape, x.dtype), Spec(shape, _choice_dtype(windows))
 
+    layout = _layout
+
     def numpy(x, *, windows):
         return pool_numpy.max_pool(x, windows)
 
@@ -97,6 +108,8 @@ class max_pool_take:
         _check_planes("max_pool_take", which, _outs(windows))
         return Spec(which.shape, x.dtype)
 
+    layout = _layout
+
     def numpy(x, which, *, windows):
         return pool_numpy.max_pool_take(x, which, windows)
 
@@ -120,6 +133,8 @@ class max_pool_backward:
     def infer(g, which, *, windows):
         _check_planes("max_pool_backward", g, _outs(windows))
         return Spec(_lead(g, windows) + _sizes(windows), g.dtype)
+
+    layout = _layout
 
     def numpy(g, which, *, windows):
         return pool_numpy.max_pool_backward(g, which, windows)
@@ -148,6 +163,8 @@ class max_pool_indices:
     def infer(which, *, windows):
         _check_planes("max_pool_indices", which, _outs(windows))
         return Spec(which.shape, dtypes.int64)
+
+    layout = _layout
 
     def numpy(which, *, windows):
         return pool_numpy.max_pool_indices(which, windows)
@@ -179,6 +196,8 @@ class avg_pool:
             )  # fmt: skip
         return Spec(_lead(x, windows) + _outs(windows), x.dtype)
 
+    layout = _layout
+
     def numpy(x, *, windows, with_padding=True, divisor=None):
         return pool_numpy.avg_pool(x, windows, with_padding, divisor)
 
@@ -202,6 +221,8 @@ class avg_pool_backward:
     def infer(g, *, windows, with_padding=True, divisor=None):
         _check_planes("avg_pool_backward", g, _outs(windows))
         return Spec(_lead(g, windows) + _sizes(windows), g.dtype)
+
+    layout = _layout
 
     def numpy(g, *, windows, with_padding=True, divisor=None):
         return pool_numpy.avg_pool_backward(g, windows, with_padding, divisor)

@@ -222,6 +222,7 @@ class Primitive(Op):
         super().__init__(body.__name__, body.__doc__, self.numpy)
         self.set_vjp(body.__dict__.get("vjp"))
         self.numpy_vjp: Callable | None = body.__dict__.get("numpy_vjp")
+        self.layout: Callable | None = body.__dict__.get("layout")
         self.samples = body.__dict__.get("samples")
         self.dtypes: tuple[DType, ...] = options.pop("dtypes", dtypes.FLOATS)
         self.method = options.pop("method", True)
@@ -439,6 +440,11 @@ def primitive(body: type | None = None, **options: Any) -> Any:
     CPU's first derivative in float32 and float64 runs it where it is worth having: an op on Tensors
     costs 3 us of Python, as much as a small matrix product. It returns None for what it leaves to
     ``vjp``. Tests compare the two.
+
+    Results are row-major, unless ``layout(shape, operands, *, attributes)`` is there too: it gives
+    the strides of a result of this shape (in elements, without gaps), on both devices. ``operands``
+    are (shape, strides) of the arrays among the operands; ``launch`` must then fill any strides
+    that it may answer.
 
     Options: ``dtypes`` are the floating dtypes it takes; ``constant`` names floating operands that
     have no gradient (class weights); ``grad_outputs`` are the numbers of the outputs that gradients

@@ -119,6 +119,11 @@ class gather_along:
         return (x, draw.ints((2, draw.size(0, 6, 70), x.shape[2]), -n, n)), {"dim": 1}
 
 
+def _several(draw: Any) -> int:
+    """How many times a sample writes along its axis, so that runs span pieces of a block each."""
+    return 12 if isinstance(draw.blocks, int) else 70
+
+
 @primitive(method=False)
 class scatter_sum:
     """Zeros of ``shape``, to which the elements of x (of index's shape) are added at ``index``.
@@ -160,7 +165,7 @@ class scatter_sum:
             index = draw.ints(shape, -shape[1], shape[1])
             return (draw.tensor(shape), index), {"dim": 1, "shape": (*shape[:-1], shape[-1] + 1)}
         n = draw.integer(1, 5)
-        index = draw.ints((2, draw.size(0, 6, 70), 3), -n, n)  # 70: runs that span pieces
+        index = draw.ints((2, draw.size(0, 6, _several(draw)), 3), -n, n)
         return (draw.tensor(index.shape), index), {"dim": 1, "shape": (3, n, 4)}
 
 
@@ -203,7 +208,7 @@ class scatter_put:
 
     def samples(draw):
         n = draw.integer(1, 5)
-        index = draw.ints((2, draw.size(0, 6, 70), 3), -n, n)  # 70: runs that span pieces
+        index = draw.ints((2, draw.size(0, 6, _several(draw)), 3), -n, n)
         return (draw.tensor((3, n, 4)), index, draw.tensor(index.shape)), {"dim": 1}
 
 

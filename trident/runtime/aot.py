@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 WALKS: dict[str, tuple[str, ...]] = {
     # launchers choose by architecture: what they chose on the left is compiled for the right
-    "sm_80": ("sm_80", "gfx942"),
+    "sm_80": ("sm_80",),
     "sm_90": ("sm_90",),
     "sm_100": ("sm_100",),
+    "gfx942": ("gfx942",),
 }
 
 
@@ -108,7 +109,7 @@ def _as_constant(value: Any) -> Any:
     return value.triton() if isinstance(value, Jit) else value
 
 
-_MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
+_MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
 
 
 @dataclass
@@ -120,9 +121,14 @@ class AotDevice(Device):
     seen: dict[Specialization, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        digits = self.target.removeprefix("sm_")
-        self.capability = (int(digits[:-1]), int(digits[-1]))
+        if self.target.startswith("sm_"):  # others have no compute capability
+            digits = self.target.removeprefix("sm_")
+            self.capability = (int(digits[:-1]), int(digits[-1]))
         self.multiprocessors = _MULTIPROCESSORS[self.target]
+
+    @property
+    def architecture(self) -> str:
+        return self.target
 
     def allocate(self, nbytes: int) -> Buffer:
         memory = np.zeros(nbytes + 16, np.uint8)
@@ -133,10 +139,10 @@ class AotDevice(Device):
     ) -> None:
         self.seen.setdefault(specialize(kernel, args, constexprs, options))
 
-    def copy_in(self, target: DeviceArray, source: np.ndarray) -> None:
+    def copy_in(self, target: DeviceArray, source: np.ndarray, wait: bool = True) -> None:
         pass
 
-    def to_host(self, array: DeviceArray) -> np.ndarray:
+    def to_host(self, array: DeviceArray, wait: bool = True) -> np.ndarray:
         return np.zeros(array.shape, array.dtype.np)
 
     __hash__ = object.__hash__

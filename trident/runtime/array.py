@@ -7,7 +7,7 @@ what kernels are for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,12 @@ class Buffer:
         self.memory = memory  # what keeps the bytes alive: a numpy array on the host device
 
 
+class LastingBuffer(Buffer):
+    """A buffer that lives as long as its device: a launch plan may keep its address."""
+
+    __slots__ = ()
+
+
 class DeviceArray:
     """(buffer, offset, shape, strides, dtype); offset and strides count elements.
 
@@ -41,8 +47,11 @@ class DeviceArray:
 
     __slots__ = ("buffer", "dtype", "layout", "offset", "ptr", "shape", "strides")
 
-    contiguous: Callable[[DeviceArray], DeviceArray]
+    contiguous: ClassVar[Callable[[DeviceArray], DeviceArray]]
     """Itself, or a contiguous copy. A copy takes a kernel, so ``custom`` fills this in."""
+
+    assign: ClassVar[Callable[[DeviceArray, DeviceArray], None]]
+    """Write another array of its shape into its memory. Takes a kernel, as ``contiguous`` does."""
 
     def __init__(
         self, buffer: Buffer, shape: Shape, strides: Shape, dtype: DType, offset: int = 0

@@ -18,19 +18,91 @@ from ..errors import DeviceError, wrong
 from . import interpreter
 from .array import Buffer, DeviceArray
 from .device import Device, host_device
+from .reports import WORDS, Reports
 
 if TYPE_CHECKING:
     from ..lang import Jit
+
+
+class HostBuffer(Buffer):
+    """Memory of the host device, counted while it is alive."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.device.allocator.give(self.nbytes)
+
+
+class HostTally:
+    """What is alive on the host device, with the names of ``CachingAllocator``'s figures. Nothing
+    is cached: numpy frees."""
+
+    def __init__(self) -> None:
+        self.allocated = self.peak_allocated = 0
+        self.takes = self.taken = self.live = 0
+
+    def take(self, nbytes: int) -> None:
+        self.takes += 1
+        self.taken += nbytes
+        self.live += 1
+        self.allocated += nbytes
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+
+    def give(self, nbytes: int) -> None:
+        self.live -= 1
+        self.allocated -= nbytes
+
+    @property
+    def reserved(self) -> int:
+        return self.allocated
+
+    @property
+    def peak_reserved(self) -> int:
+        return self.peak_allocated
+
+    def reset_peak(self) -> None:
+        self.peak_allocated = self.allocated
+
+    def empty_cache(self) -> None:
+        """There is none."""
+
+    def record_stream(self, block: Buffer, stream: int) -> None:
+        """Everything is done at once here: nothing to wait for."""
+
+    def stats(self) -> dict[str, int]:
+        """The figures under the names that ``torch.cuda.memory_stats`` has for them."""
+        found = {"allocation.all.current": self.live, "allocation.all.allocated": self.takes}
+        found["allocation.all.freed"] = self.takes - self.live
+        for kind in ("allocated_bytes", "reserved_bytes"):
+            found[f"{kind}.all.current"] = self.allocated
+            found[f"{kind}.all.peak"] = self.peak_allocated
+            found[f"{kind}.all.allocated"] = self.taken
+            found[f"{kind}.all.freed"] = self.taken - self.allocated
+        return found
 
 
 class HostDevice(Device):
     """Runs kernels through the interpreter on host memory, program by program."""
 
     interpreted = True
+    multiprocessors = 2  # so that persistent kernels have programs beside each other
 
     def __init__(self) -> None:
         self.launches = 0
+        self.allocator = HostTally()
         self._buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
+        self._reports: Reports | None = None
+
+    @property
+    def reports(self) -> Reports | None:
+        """None: launchers look at once. Reports where they work as on a GPU (in tests)."""
+        if self.interpreted:
+            return None
+        if self._reports is None:
+            words = np.empty(WORDS, np.int64)
+            self._reports = Reports(self, words, words.ctypes.data)
+            self._buffers.add(self._reports.array.buffer)
+        return self._reports
 
     def allocate(self, nbytes: int) -> Buffer:
         # 16 spare bytes before the aligned start keep small overruns of a broken kernel visible
@@ -39,7 +111,8 @@ class HostDevice(Device):
         memory = raw[start : start + nbytes]
         if config.poison.get():
             memory.fill(0xFF)
-        buffer = Buffer(self, raw.ctypes.data + start, nbytes, memory)
+        buffer = HostBuffer(self, raw.ctypes.data + start, nbytes, memory)
+        self.allocator.take(nbytes)
         self._buffers.add(buffer)
         return buffer
 
@@ -80,11 +153,16 @@ class HostDevice(Device):
             strides=tuple(s * item for s in array.strides),
         )
 
-    def copy_in(self, target: DeviceArray, source: np.ndarray) -> None:
+    def copy_in(self, target: DeviceArray, source: np.ndarray, wait: bool = True) -> None:
         self.window(target)[...] = source
 
-    def to_host(self, array: DeviceArray) -> np.ndarray:
+    def to_host(self, array: DeviceArray, wait: bool = True) -> np.ndarray:
+        self.synchronize()
         return np.array(self.window(array), order="C", copy=True)
+
+    def synchronize(self) -> None:
+        if self._reports is not None:
+            self._reports.raise_found()
 
 
 class _Bytes:

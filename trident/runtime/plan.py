@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from .array import Buffer, DeviceArray, Layout
+from .array import Buffer, DeviceArray, LastingBuffer, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,6 +180,9 @@ def _arguments(args: tuple, place: dict[int, tuple[int, int]]) -> tuple[Callable
     for a in args:
         if not isinstance(a, DeviceArray):
             run.append(a)
+            continue
+        if isinstance(a.buffer, LastingBuffer):
+            run.append(a.ptr)
             continue
         close()
         source, start = place[id(a.buffer)]

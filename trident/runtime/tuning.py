@@ -52,6 +52,15 @@ class Config:
         self.num_stages = num_stages
         self.constants = constants
 
+    def replace(self, **changes: Any) -> Config:
+        """Another Config with some values changed.
+
+        >>> trident.Config(BLOCK=1024).replace(BLOCK=64, num_warps=1)
+        Config(BLOCK=64, num_warps=1, num_stages=3)
+        """
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return Config(**{**self.constants, **options, **changes})
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and repr(self) == repr(other)
 
@@ -68,17 +77,19 @@ def choose(
     facts: Iterable[object],
     configs: Sequence[Config],
     measure: Callable[[Config], float] | None,
+    *,
+    again: bool = False,
 ) -> tuple[Config, bool]:
     """The configuration for ``facts``: the cached one; else the one with the least
     ``measure(config)`` seconds, which is then cached; else (no ``measure``) the first. Also says
-    whether the choice rests on a measurement, of now or before.
+    whether the choice rests on a measurement, of now or before. ``again`` measures in any case.
 
     A configuration that raises is not chosen; if all do, the first error is raised.
     """
     parts = [str(FORMAT), *(repr(f) for f in facts), *(repr(c) for c in configs)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = disk_cache.folder("tuning") / f"{name}-{digest[:24]}.json"
-    found = _read(path, digest, configs)
+    found = None if again and measure is not None else _read(path, digest, configs)
     if found is not None:
         return found, True
     if measure is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backends
+from .. import backends, shapes
 from ..backends.numpy import quiet_reset, quiet_set
 from ..errors import AutogradError, DeviceError, ShapeError
 from . import anomaly, node
@@ -122,7 +122,9 @@ def walk(
         if leaf._hooks:
             g = _run_hooks(leaf._hooks, g, graph)
         if wanted is None:
-            _accumulate(leaf, g if graph else _owned(g, sys.getrefcount(g)), graph)
+            owned = g if graph else _owned(g, sys.getrefcount(g), leaf._data)
+            _accumulate(leaf, owned, graph)
+            del owned
         elif key in stops:
             result[key] = g
     return result
@@ -249,19 +251,25 @@ def _accumulate(leaf: Any, g: Any, graph: bool) -> None:
         hook(leaf)
 
 
-def _owned(g: Any, references: int) -> Any:
-    """A gradient array that nothing else refers to: rules may hand the same array to two operands.
+def _owned(g: Any, references: int, like: Any) -> Any:
+    """A gradient array that nothing else refers to, laid out like ``like``: rules may hand the same
+    array to two operands, and optimizers walk a parameter and its gradient side by side.
 
     ``references`` is ``sys.getrefcount`` in the caller, which counts its variable, the argument
     here and its own argument.
     """
+    if like.shape != g.shape:
+        like = g
     if references <= 3:
         if g.__class__ is np.ndarray:
-            if g.base is None and g.flags.c_contiguous:
+            fits = g.flags.c_contiguous and like.flags.c_contiguous
+            if g.base is None and (fits or g.strides == like.strides):
                 return g
-        elif sys.getrefcount(g.buffer) <= 2 and g.is_contiguous():
-            return g
-    return backends.of(g).copy(g)
+        elif sys.getrefcount(g.buffer) <= 2:
+            fits = g.is_contiguous() and like.is_contiguous()
+            if fits or (g.strides == like.strides and shapes.is_dense(g.shape, g.strides)):
+                return g
+    return backends.of(g).copied_like(g, like)
 
 
 def backward(
@@ -290,7 +298,7 @@ def backward(
     for t in targets:
         g = found.get(id(t._node or t))
         if g is not None:
-            _accumulate(t, g if create_graph else _owned(g, 9), create_graph)
+            _accumulate(t, g if create_graph else _owned(g, 9, t._data), create_graph)
 
 
 def grad(
@@ -340,7 +348,8 @@ def grad(
             grads.append(None)
             continue
         # one reference more than _owned counts: the dict's
-        owned = g if create_graph else node.tensor_of(_owned(g, sys.getrefcount(g) - 1))
+        data = t._data
+        owned = g if create_graph else node.tensor_of(_owned(g, sys.getrefcount(g) - 1, data))
         grads.append(owned)
     return tuple(grads)
 

@@ -218,18 +218,31 @@ def strict() -> Iterator[None]:
             s.reset(token)
 
 
-def tiles(draw: Draw, device: str, dtype: DType) -> Any:
+def tiles(draw: Draw, device: str, dtype: DType, gpu_often: bool = False) -> Any:
     """How large the blocks of the kernels are in a check on the interpreted device, as a context.
 
     One program for everything hides what goes wrong between programs and in partial blocks, and
     the interpreter's large blocks are not those of a GPU. So a check draws: blocks of 4 or of 16
-    elements, the interpreter's own, or (float32 and float64) the tile sizes of a GPU.
+    elements, the interpreter's own, (float32 and float64) the tile sizes of a GPU, or for every
+    tuned family one of its ``trials``, which reach the kernels that only a GPU would choose.
+    ``gpu_often``: about every other time the tile sizes of a GPU.
     """
     if device != "cuda" or not runtime.current().interpreted:
         return nullcontext()
     gpu = dtype in (dtypes.float32, dtypes.float64)  # the interpreter cannot tl.dot half types
-    choice = draw.blocks = draw.choice([4, "gpu", 16, None] if gpu else [4, 16, None])
+    choices = [4, "gpu", "trial", 16, None] if gpu else [4, "trial", 16, None]
+    choice = draw.blocks = draw.choice([*choices, "gpu", "gpu"] if gpu and gpu_often else choices)
+    if choice == "trial":
+        return trial(draw.integer(0, 11))
     return gpu_tiles() if choice == "gpu" else _block(choice)
+
+
+def trial(number: int) -> Any:
+    """Every tuned family launched with its ``trials[number]``, counted round and round."""
+    from ..kernels import configs
+
+    families = configs.tunable().values()
+    return configs.using({f.name: f.trials[number % len(f.trials)] for f in families if f.trials})
 
 
 @contextmanager
@@ -269,4 +282,6 @@ def draw_for(seed: int, step: str) -> Draw:
     return Draw([seed, zlib.crc32(step.encode())])
 
 
-__all__ = ["InPlace", "Sample", "draw_for", "gpu_tiles", "sample", "strict", "tensors", "tiles"]
+__all__ = [
+    "InPlace", "Sample", "draw_for", "gpu_tiles", "sample", "strict", "tensors", "tiles", "trial",
+]  # fmt: skip

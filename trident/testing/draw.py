@@ -97,7 +97,7 @@ class Draw:
 
     def layout(self, a: np.ndarray) -> np.ndarray:
         """``a`` with the same values and shape, laid out contiguously, permuted, sliced along one
-        axis or all, or expanded.
+        axis or all, expanded, or channels-last.
         """
         kind = self.integer(0, 5) if self.strided and a.ndim else 0
         if kind == 1:
@@ -115,6 +115,8 @@ class Draw:
             window = wide.transpose()[(slice(1, None, 2),) * a.ndim]
             window[...] = a
             return window
+        if kind == 5 and a.ndim > 2:
+            return np.moveaxis(np.array(np.moveaxis(a, 1, -1), order="C"), -1, 1)
         return np.array(a, order="C")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from .. import dtypes, runtime
 from ..dtypes import dtype as DType
 from ..errors import DeviceError, DTypeError, IndexBoundsError, ShapeError, TridentError
-from ..ops.registry import Elementwise, Op
-from .cases import function_of, plain_cpu, run, sample, tensors, tiles
+from ..ops.registry import Elementwise, Fused, Op
+from .cases import function_of, plain_cpu, run, sample, strict, tensors, tiles
 from .draw import Draw
 
 
@@ -20,6 +20,9 @@ def check_errors(op: Op, draw: Draw, dtype: DType, device: str) -> None:
         _shapes(op, dtype, device)
         _dtype_kind(op, device)
         _devices(op, dtype, device)
+    elif isinstance(op, Fused):
+        if device != "cpu":
+            _indices(op, draw, dtype, device)
     elif hasattr(op, "infer"):
         if _called_by_users(op):
             _ranks(op, draw, dtype, device)
@@ -80,8 +83,9 @@ def _devices(op: Elementwise, dtype: DType, device: str) -> None:
 
 def _indices(op: Op, draw: Draw, dtype: DType, device: str) -> None:
     """An index out of range that the CPU refuses is refused on the device, wherever it stands, or
-    gives NaN where looking would make a GPU wait (the losses); nothing outside is read."""
-    with tiles(draw, device, dtype):
+    gives NaN where looking would make a GPU wait (the losses); nothing outside is read. Every
+    other time as a GPU does it: launchers look at indices beforehand where that costs nothing."""
+    with tiles(draw, device, dtype, gpu_often=True), strict():
         args, attrs = sample(op, draw, dtype)
         sides = sorted({n for a in args if isinstance(a, np.ndarray) for n in a.shape})
         for i, a in enumerate(args):
@@ -104,10 +108,10 @@ def _one_index(op: Op, args: tuple, attrs: dict, device: str, i: int, value: int
     except Exception:  # it is no index, or checked elsewhere
         return
     try:
-        results = run(op, tensors(args, device), attrs)
+        results = [r._host() for r in run(op, tensors(args, device), attrs)]
     except IndexBoundsError:
         return
-    if not any(np.isnan(r._host().astype(np.float64)).any() for r in results):
+    if not any(np.isnan(r.astype(np.float64)).any() for r in results):
         raise AssertionError(
             f"{op.name}: {op.operands[min(i, len(op.operands) - 1)]} holds {value}, which the CPU "
             f"refuses; {device} neither refuses it nor gives NaN"

@@ -120,8 +120,8 @@ def role(site: Site) -> tuple[str, str]:
     if site.kind == "stride dropped":
         what = site.after.partition(" ")[0]
     elif site.kind == "strides swapped":
-        pairs = zip(site.before.split(","), site.after.split(","))
-        what = ",".join(a.strip(" (") for a, b in pairs if a != b)
+        pairs = zip(*(re.findall(r"\w+_stride\d+", text) for text in (site.before, site.after)))
+        what = ",".join(a for a, b in pairs if a != b)
     elif "ptr" in site.before:
         strided = "strided" if "stride" in site.before else "flat"
         what = f"{re.search(r'[a-z0-9_]+_ptr', site.before).group()} {strided}"  # type: ignore[union-attr]

@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ...errors import TridentError, wrong
-from . import rng, workers
+from . import pin, rng, workers
 from .collate import default_collate, default_convert, stack, to_tensors
 from .dataset import IterableDataset, gather, off_cpu
 from .sampler import BatchSampler, RandomSampler, SequentialSampler
@@ -47,6 +47,7 @@ class _Job:
     num_workers: int
     worker_init_fn: Callable | None
     seed: int
+    pin: bool = False  # page-locked batches, made where the others are (not in another process)
 
     def start(self, worker_id: int) -> None:
         info = workers.WorkerInfo(worker_id, self.num_workers, self.seed, self.dataset)
@@ -58,6 +59,10 @@ class _Job:
         self, indices: list, seed: int, epoch: int, number: int, stop: threading.Event | None = None
     ) -> Any:
         """Batch ``number`` of the epoch: the samples ``indices``, collated."""
+        batch = self._fetch(indices, seed, epoch, number, stop)
+        return pin.pinned(batch) if self.pin else batch
+
+    def _fetch(self, indices: list, seed: int, epoch: int, number: int, stop: Any) -> Any:
         if self.batched and self.collate_fn is None:
             whole = gather(self.dataset, indices)
             if whole is not None:
@@ -102,11 +107,13 @@ class _Job:
             position += 1
             if len(samples) == size:
                 indices = list(range(position - size, position))
-                yield self.collate(samples, indices, seed, epoch, number)
+                batch = self.collate(samples, indices, seed, epoch, number)
+                yield pin.pinned(batch) if self.pin else batch
                 number, samples = number + 1, []
         if samples and not drop_last and not stop.is_set():
             indices = list(range(position - len(samples), position))
-            yield self.collate(samples, indices, seed, epoch, number)
+            batch = self.collate(samples, indices, seed, epoch, number)
+            yield pin.pinned(batch) if self.pin else batch
 
 
 _process_job: _Job  # of a worker process
@@ -139,7 +146,9 @@ class DataLoader:
     ahead. They are threads, unless ``multiprocessing_context`` ("forkserver", "spawn", "fork") asks
     for processes, which pure Python transforms need to run in parallel. ``worker_init_fn(id)`` runs
     as each worker starts. ``timeout``: seconds to wait for a batch (0: for ever).
-    ``batch_size=None`` gives samples, not batches. ``pin_memory`` is accepted and does nothing.
+    ``batch_size=None`` gives samples, not batches. ``pin_memory``: batches lie on page-locked
+    memory, from which ``x.to("cuda", non_blocking=True)`` copies while Python goes on; the workers
+    put them there. Without a GPU it does nothing, and says so once.
     Workers make data on the CPU; a data set of tensors on another device is read by the loop
     itself. An ``IterableDataset`` is read by one background thread.
 
@@ -241,6 +250,7 @@ class DataLoader:
             self.num_workers,
             self.worker_init_fn,
             seed,
+            pin.wanted(self.pin_memory),
         )
         if isinstance(self.dataset, IterableDataset):
             return self._stream(job, seed, epoch)
@@ -279,14 +289,15 @@ class DataLoader:
         in_processes = self.multiprocessing_context is not None
         pool = self._pool
         if pool is None:
-            if in_processes:
-                init = partial(_start_in_process, job)
+            if in_processes:  # the memory of a process is its own
+                init = partial(_start_in_process, replace(job, pin=False))
                 pool = workers.Processes(self.num_workers, init, self.multiprocessing_context)
             else:
                 pool = workers.Threads(self.num_workers, job.start)
             if self.persistent_workers:
                 self._pool = pool
                 weakref.finalize(self, pool.close)
+        pins = workers.Threads(1, lambda worker_id: None) if job.pin and in_processes else None
         stop = threading.Event()
         pending: deque[tuple[list, Future]] = deque()
         order = self._order(seed, epoch)
@@ -297,6 +308,8 @@ class DataLoader:
                 for number, indices in itertools.islice(order, room):
                     if in_processes:
                         future = pool.submit(_fetch_in_process, indices, seed, epoch, number)
+                        if pins is not None:
+                            future = pins.submit(pin.result, future)
                     else:
                         future = pool.submit(job.fetch, indices, seed, epoch, number, stop)
                     pending.append((indices, future))
@@ -313,6 +326,8 @@ class DataLoader:
             stop.set()
             for _, future in pending:
                 future.cancel()
+            if pins is not None:
+                pins.close(wait=False)  # it may wait for a worker that hangs
             if not (self.persistent_workers and healthy):
                 self._pool = None
                 pool.close(wait=healthy)
