@@ -27,8 +27,10 @@ configs, matmul, common, family, split, tma = (
                  "matmul_tma")
 )  # fmt: skip
 RELU, TANH = _device_function("relu"), _device_function("tanh")
-TRIALS = configs.tunable()["matmul"].trials
-GROUPED, SPLIT, PERSISTENT, TMA, WIDE, TMA_SPLIT = TRIALS
+SPLIT, TMA, WIDE, TMA_SPLIT = configs.tunable()["matmul"].trials
+GROUPED = SPLIT.replace(SPLIT_K=1)
+PERSISTENT = GROUPED.replace(SCHEDULE="persistent")
+TRIALS = [GROUPED, SPLIT, PERSISTENT, TMA, WIDE, TMA_SPLIT]
 NAMES = ["grouped", "split", "persistent", "tma", "wide", "tma-split"]
 
 needs_kernels = pytest.mark.usefixtures("kernels")

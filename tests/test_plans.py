@@ -6,6 +6,7 @@ Runs in Triton's interpreter, with the launches of plans turned back into interp
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from planning import PlanningHost
 
 import trident
-from trident import dtypes, runtime
+from trident import config, dtypes, runtime
 from trident.ops.registry import REGISTRY, Elementwise, InPlace, View
 from trident.runtime.array import Layout
 from trident.runtime.plan import Plan, Plans, Recording, record
@@ -183,6 +184,39 @@ def test_fused_functions_repeat(planning, rng):
         for on_cuda, on_cpu in found.values():
             for g, w in zip(on_cuda, on_cpu):
                 assert_close(g, w, rtol=1e-4, atol=1e-5)
+
+
+def test_switches_that_choose_kernels_are_in_the_key(planning):
+    op = REGISTRY["matmul"]
+    a = trident.tensor(np.eye(8, dtype=np.float32), device="cuda")
+
+    def plans_after(switch) -> int:
+        with switch:
+            assert (a @ a).tolist() == np.eye(8).tolist()
+        return len(op.plans)
+
+    clear(op)
+    switches = [
+        nullcontext(),
+        switched(config.matmul_precision, "high"),
+        switched(config.deterministic, True),
+        switched(config.autotune, True),
+    ]
+    assert [plans_after(s) for s in switches] == [1, 2, 3, 4]
+    assert plans_after(nullcontext()) == 4 and planning.repeated == 1
+    on_trial = switched(config.forced_configs, {"matmul_thin": object()})
+    with suppress(Exception), on_trial:  # no plan is used
+        a @ a
+    assert len(op.plans) == 4 and planning.repeated == 1
+
+
+@contextmanager
+def switched(variable, value):
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def test_layouts_are_one_object_each(planning):

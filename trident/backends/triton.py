@@ -253,6 +253,7 @@ def run_rule(function: Callable, g: DeviceArray, args: tuple | None, out: Any) -
 
 
 _precision, _tuning = config.matmul_precision.get, config.autotune.get
+_deterministic, _forced = config.deterministic.get, config.forced_configs.get
 
 
 def run_planned(
@@ -274,7 +275,9 @@ def run_planned(
             addresses.append(0)
         else:
             return run(operands)
-    key = (*layouts, *more, _precision(), _tuning())
+    if _forced():  # a trial of other configurations
+        return run(operands)
+    key = (*layouts, *more, _precision(), _tuning(), _deterministic())
     try:
         plan = plans.get(key, plans)
     except TypeError:  # an attribute that does not hash
@@ -310,10 +313,12 @@ def primitive(op: Primitive, args: Sequence[Any], attrs: dict[str, Any]) -> Any:
         addresses.append(a.ptr)
     else:
         try:
-            plan = op.plans.get((*layouts, *attrs.values(), _precision(), _tuning()))
+            plan = op.plans.get(
+                (*layouts, *attrs.values(), _precision(), _tuning(), _deterministic())
+            )
         except TypeError:
             plan = None
-        if plan is not None and plan.short is not None and plan.form is None:
+        if plan is not None and plan.short is not None and plan.form is None and not _forced():
             op.plans.used = 0
             return plan.one(addresses)
     more = tuple(attrs.values())

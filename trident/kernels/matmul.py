@@ -180,7 +180,6 @@ def _problem(batches: int, m: int, n: int, k: int, **more: int) -> dict[str, int
     return {"batches": batches, "m": m, "n": n, "k": k, **more}
 
 
-_WIDE = {"BLOCK_M": 32, "BLOCK_N": 64}  # with one warp, the activation is applied in halves
 _TRIAL = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "GROUP_M": 2, "HALVES": False,
           "WARP_SPECIALIZE": False}  # fmt: skip
 configs.register(
@@ -203,11 +202,11 @@ configs.register(
         kinds={"half": dtypes.bfloat16, "tf32": dtypes.float32, "single": dtypes.float32,
                "double": dtypes.float64},
         trials=(
-            Config(SCHEDULE="grouped", SPLIT_K=1, **_TRIAL),
             Config(SCHEDULE="grouped", SPLIT_K=3, **_TRIAL),
-            Config(SCHEDULE="persistent", SPLIT_K=1, **_TRIAL),
             Config(SCHEDULE="tma", SPLIT_K=1, **_TRIAL),
-            Config(SCHEDULE="grouped", SPLIT_K=1, num_warps=1, **_TRIAL | _WIDE),
+            # with one warp, an activation is applied in halves
+            Config(SCHEDULE="persistent", SPLIT_K=1, num_warps=1,
+                   **_TRIAL | {"BLOCK_M": 32, "BLOCK_N": 64}),
             Config(SCHEDULE="tma", SPLIT_K=3, **_TRIAL | {"HALVES": True, "BLOCK_N": 32}),
         ),
         cost=matmul_family.estimated,

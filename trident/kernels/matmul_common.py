@@ -112,8 +112,9 @@ class Problem:
     """``out = act(alpha * (a @ b) + beta * c + bias)``, with two batch axes (outer, inner).
 
     a (outer, inner, m, k), b (outer, inner, k, n), out (outer, inner, m, n). c like out, or None;
-    with c, outer is 1. bias (m,) if ``bias_rows``, else (n,), or None. alpha and beta: None stands for 1. With ``chunk``,
-    outer numbers pieces of k, and out[outer] is the sum from outer * chunk to (outer + 1) * chunk.
+    with c, outer is 1. bias (m,) if ``bias_rows``, else (n,), or None. alpha and beta: None stands
+    for 1. With ``chunk``, outer numbers pieces of k, and out[outer] is the sum from outer * chunk
+    to (outer + 1) * chunk.
     """
 
     out: DeviceArray

@@ -274,7 +274,11 @@ class linear:
 
     def samples(draw):
         features, outputs = draw.size(0, 5, 40), draw.size(0, 5, 41)
-        x = draw.tensor((*draw.shape(0, 3, 4), features))
+        rows = draw.shape(0, 3, 4)
+        if draw.blocks == "trial":  # several tiles along each axis, rows of 16 bytes or not
+            rows, features = (draw.integer(17, 40),), draw.choice([40, 64, 35])
+            outputs = draw.choice([40, 64, 37])
+        x = draw.tensor((*rows, features))
         bias = draw.tensor((outputs,)) if draw.boolean() else None
         activation = draw.choice([None, None, "tanh", "sigmoid"])
         return (x, draw.tensor((outputs, features)), bias), {"activation": activation}

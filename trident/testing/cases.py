@@ -233,7 +233,7 @@ def tiles(draw: Draw, device: str, dtype: DType, gpu_often: bool = False) -> Any
     choices = [4, "gpu", "trial", 16, None] if gpu else [4, "trial", 16, None]
     choice = draw.blocks = draw.choice([*choices, "gpu", "gpu"] if gpu and gpu_often else choices)
     if choice == "trial":
-        return trial(draw.integer(0, 11))
+        return trial(draw.integer(0, 11))  # a multiple of 2, 3 and 4 trials
     return gpu_tiles() if choice == "gpu" else _block(choice)
 
 

@@ -132,11 +132,16 @@ CASES: dict[str, Case] = {
     "max pool row-major": lambda new, F: F.max_pool2d(new(32, 64, 32, 32), 2),
     # rows
     "softmax": lambda new, F: F.softmax(new(4096, 1024), -1),
+    "softmax 1000": lambda new, F: F.softmax(new(4096, 1000), -1),
+    "softmax 32K": lambda new, F: F.softmax(new(1024, 1 << 15), -1),
     "softmax long": lambda new, F: F.softmax(new(512, 1 << 17), -1),
     "log_softmax": lambda new, F: F.log_softmax(new(4096, 1024), -1),
     "cross_entropy": lambda new, F: F.cross_entropy(new(4096, 1024), new.labels(4096)),
     "cross_entropy long": lambda new, F: F.cross_entropy(new(1024, 1 << 16), new.labels(1024)),
     "layer_norm": lambda new, F: F.layer_norm(new(4096, 1024), (1024,), new(1024), new(1024)),
+    "layer_norm 16K": lambda new, F: F.layer_norm(
+        new(1024, 1 << 14), (1 << 14,), new(1 << 14), new(1 << 14)
+    ),
     "layer_norm long": lambda new, F: F.layer_norm(
         new(512, 1 << 16), (1 << 16,), new(1 << 16), new(1 << 16)
     ),
@@ -159,6 +164,13 @@ CASES: dict[str, Case] = {
     ),
     "attention 64": lambda new, F: F.scaled_dot_product_attention(
         new(4, 16, 1024, 64), new(4, 16, 1024, 64), new(4, 16, 1024, 64)
+    ),
+    "attention masked": lambda new, F: F.scaled_dot_product_attention(
+        new(4, 16, 1024, 128), new(4, 4, 1024, 128), new(4, 4, 1024, 128),
+        new.labels(1024, 1024) > 0, enable_gqa=True,
+    ),  # fmt: skip
+    "attention dropout": lambda new, F: F.scaled_dot_product_attention(
+        new(4, 16, 1024, 64), new(4, 16, 1024, 64), new(4, 16, 1024, 64), dropout_p=0.1
     ),
     # memory
     "embedding": lambda new, F: F.embedding(new.labels(8192), new(32000, 1024)),
