@@ -21,38 +21,67 @@ ALL = "(all)"  # also what only the samples of the test kit launch
 
 
 @dataclass(frozen=True)
-class Rule:
-    """``least <= row[what] <= most`` for the kernels that match (patterns as in file names)."""
+class Some:
+    """Kernels by name, types and case (patterns as in file names, with ``|`` for "or")."""
 
     what: str
     kernels: str = "*"
     types: str = "*"
     cases: str = "*"
     targets: tuple[str, ...] = NVIDIA
+
+    def matches(self, row: dict[str, Any]) -> bool:
+        return (
+            row["target"] in self.targets
+            and _is(row["kernel"], self.kernels)
+            and _is(row["types"], self.types)
+            and (self.cases == ALL or any(_is(c, self.cases) for c in row["cases"]))
+        )
+
+
+def _is(name: str, patterns: str) -> bool:
+    return any(fnmatch(name, p) for p in patterns.split("|"))
+
+
+@dataclass(frozen=True)
+class Rule(Some):
+    """``least <= row[what] <= most``. A kernel that loads (or stores) nothing need not do it in 16
+    bytes."""
+
     least: int = 0
     most: int | None = None
     slow_sine: bool | None = None  # only where libdevice's slow sin and cos are in it, or are not
 
     def matches(self, row: dict[str, Any]) -> bool:
-        return (
-            row["target"] in self.targets
-            and self.slow_sine in (None, bool(row.get("slow sine")))
-            and any(fnmatch(row["kernel"], k) for k in self.kernels.split("|"))
-            and any(fnmatch(row["types"], t) for t in self.types.split("|"))
-            and (
-                self.cases == ALL
-                or any(fnmatch(c, p) for p in self.cases.split("|") for c in row["cases"])
-            )
-        )
+        return super().matches(row) and self.slow_sine in (None, bool(row.get("slow sine")))
 
     def holds(self, row: dict[str, Any]) -> bool:
-        return self.least <= row[self.what] <= (row[self.what] if self.most is None else self.most)
+        found = row[self.what]
+        if self.what.endswith("16") and not row[self.what.removesuffix("16")]:
+            return True
+        return self.least <= found and (self.most is None or found <= self.most)
 
     def __str__(self) -> str:
         parts = [self.kernels, self.types, self.cases, " ".join(self.targets)]
         bound = f"at least {self.least}" if self.most is None else f"at most {self.most}"
         return f"{self.what} {bound} for [{' / '.join(parts)}]"
 
+
+@dataclass(frozen=True)
+class LeftOut(Some):
+    """Where a rule on ``what`` does not hold, and why it cannot."""
+
+    why: str = ""
+
+
+HALF = "bf16*"
+DOTS = (
+    "kernels.matmul_tiled.tiled_kernel|kernels.matmul_tma.tma_kernel|kernels.conv.forward_kernel|"
+    "kernels.conv_data.data_grad_kernel|kernels.conv_weight.weight_grad_kernel|"
+    "kernels.attention.forward_kernel|kernels.attention_backward.dkdv_kernel|"
+    "kernels.attention_backward.dq_kernel"
+)
+DOT_CASES = "matmul*|linear*|conv*|attention*"
 
 RULES = (
     # Nothing is spilled. The one exception is ptxas's own doing: each of a thread's elements has
@@ -62,25 +91,41 @@ RULES = (
     Rule("spills", cases=ALL, targets=NVIDIA, most=8, slow_sine=True),
     # No float is added in an order that is not fixed
     Rule("atomic float", cases=ALL, targets=EVERY, most=0),
-    # 16-byte loads and stores wherever the shape allows
+    # 16-byte loads and stores wherever the shape allows (LEFT_OUT says where it does not)
     Rule("load16", least=1),
     Rule("store16", least=1),
+    # a multi-tensor step reads parameter, gradient and state, and writes all but the gradient, twice
+    # each in the float32 form: CHUNK elements over 256 threads
+    Rule("load16", "kernels.optim.adam_kernel", cases="adam", least=4),
+    Rule("store16", "kernels.optim.adam_kernel", cases="adam", least=3),
+    # Tensor cores for products, convolutions and attention of half types and their gradients
+    Rule("mma.sync", DOTS, HALF, DOT_CASES, ("sm_80",), least=1),
+    Rule("wgmma", DOTS, HALF, DOT_CASES, ("sm_90",), least=1),
+    Rule("tcgen05", DOTS, HALF, DOT_CASES, ("sm_100",), least=1),
+    Rule("mfma", DOTS, HALF, DOT_CASES, ("gfx942",), least=1),
+    # and for float32 where TF32 is allowed
+    Rule("mma.sync", DOTS, "fp32", "* tf32", ("sm_80",), least=1),
+    Rule("wgmma", DOTS, "fp32", "* tf32", ("sm_90",), least=1),
+    Rule("tcgen05", DOTS, "fp32", "* tf32", ("sm_100",), least=1),
+    # Each kind of dot kernel is there: a renamed one would leave the rules above without it
+    *(Rule("registers", k, HALF, DOT_CASES, ("sm_90",), least=1) for k in DOTS.split("|")),
+    # The copy engine moves the tiles of large products
+    Rule("tma", "kernels.matmul_tma.tma_kernel", HALF, "matmul*|linear", ("sm_90", "sm_100"), least=1),
 )
 
-EXCEPTIONS: dict[tuple[str, str], str] = {}
-"""(what, "kernel" or "kernel / case") -> why the rule cannot hold there."""
+LEFT_OUT = (
+    # Kernels that write or read too little, or in another order, for 16 bytes at a time
+    LeftOut("store16", "generated.*", types="*u8", why="booleans are bytes, a thread has 8 elements"),
+    LeftOut("load16", "generated.*", types="u8", why="booleans are bytes, a thread has 8 elements"),
+    LeftOut("store16", "generated._gelu_sum|generated._soft_loss", why="one sum a program"),
+    LeftOut("load16", "generated.*_tail", why="the last step of a sum: one number"),
+    LeftOut("store16", "generated.*_tail", why="the last step of a sum: one number"),
+)
 
 
-def _excepted(what: str, row: dict[str, Any]) -> tuple[str, str] | None:
+def _left_out(what: str, row: dict[str, Any]) -> LeftOut | None:
     """The exception that covers a row, or None."""
-    for what_not, where in EXCEPTIONS:
-        kernels, _, cases = where.partition(" / ")
-        found = any(fnmatch(row["kernel"], k) for k in kernels.split("|"))
-        if found and cases:
-            found = any(fnmatch(c, p) for p in cases.split("|") for c in row["cases"])
-        if found and what_not == what:
-            return what_not, where
-    return None
+    return next((x for x in LEFT_OUT if x.what == what and x.matches(row)), None)
 
 
 def broken(rows: Iterable[dict[str, Any]], whole: bool, targets: Iterable[str]) -> list[str]:
@@ -88,7 +133,7 @@ def broken(rows: Iterable[dict[str, Any]], whole: bool, targets: Iterable[str]) 
     compiled) rule or exception without a kernel."""
     rows, targets = list(rows), set(targets)
     lines = []
-    used: set[tuple[str, str]] = set()
+    needed: set[LeftOut] = set()
     for row in rows:
         name = f"{row['kernel']} [{row['types']}] {row['target']} ({', '.join(row['cases'][:2])})"
         if "error" in row:
@@ -100,13 +145,13 @@ def broken(rows: Iterable[dict[str, Any]], whole: bool, targets: Iterable[str]) 
         for rule in RULES:
             if not rule.matches(row):
                 continue
+            exception = _left_out(rule.what, row)
             if not rule.holds(row):
-                exception = _excepted(rule.what, row)
-                if exception:
-                    used.add(exception)
-                else:
+                if exception is None:
                     lines.append(f"{name}: {rule.what} {row[rule.what]}; rule: {rule}")
-            elif rule.least and row.get(f"sass {rule.what}", rule.least) < rule.least:
+                else:
+                    needed.add(exception)
+            elif rule.least and row.get(f"sass {rule.what}", row[rule.what]) < row[rule.what]:
                 lines.append(
                     f"{name}: PTX has {row[rule.what]} of {rule.what}, SASS "
                     f"{row[f'sass {rule.what}']}; rule: {rule}"
@@ -116,5 +161,5 @@ def broken(rows: Iterable[dict[str, Any]], whole: bool, targets: Iterable[str]) 
             if targets & set(rule.targets) and not any(rule.matches(r) for r in rows):
                 lines.append(f"no compiled kernel matches the rule {rule}")
         if targets >= set(EVERY):
-            lines += [f"no kernel needs the exception {e}" for e in EXCEPTIONS if e not in used]
+            lines += [f"no kernel needs the exception {x}" for x in LEFT_OUT if x not in needed]
     return lines

@@ -311,7 +311,7 @@ def combine(out: DeviceArray, indices: Sequence[DeviceArray], sizes: Shape, weig
         block = block_size(out.size, out.device)
         launch(
             combine_kernel, (cdiv(out.size, block),), spread, out, out.size, size, weight,
-            *padded(walk, steps), FIRST=axis == 0, AXES=len(walk), BLOCK=block, num_warps=4,
+            *padded(walk, steps), FIRST=axis == 0, AXES=len(walk), BLOCK=block, num_warps=8,
         )  # fmt: skip
 
 

@@ -334,5 +334,5 @@ def searchsorted(out: DeviceArray, edges: DeviceArray, x: DeviceArray, *, right:
     block = block_size(out.size, out.device)
     launch(
         search_kernel, (cdiv(out.size, block),), contiguous(edges), contiguous(x), out, out.size, m,
-        n, 0 if edges.ndim == 1 else n, n.bit_length(), RIGHT=right, BLOCK=block, num_warps=4,
+        n, 0 if edges.ndim == 1 else n, n.bit_length(), RIGHT=right, BLOCK=block, num_warps=8,
     )  # fmt: skip
