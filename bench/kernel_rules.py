@@ -62,7 +62,8 @@ class Rule(Some):
         return self.least <= found and (self.most is None or found <= self.most)
 
     def __str__(self) -> str:
-        parts = [self.kernels, self.types, self.cases, " ".join(self.targets)]
+        short = self.kernels if len(self.kernels) < 60 else f"{self.kernels[:50]}..."
+        parts = [short, self.types, self.cases, " ".join(self.targets)]
         bound = f"at least {self.least}" if self.most is None else f"at most {self.most}"
         return f"{self.what} {bound} for [{' / '.join(parts)}]"
 
@@ -81,7 +82,7 @@ DOTS = (
     "kernels.attention.forward_kernel|kernels.attention_backward.dkdv_kernel|"
     "kernels.attention_backward.dq_kernel"
 )
-DOT_CASES = "matmul*|linear*|conv*|attention*"
+DOT_CASES = "matmul|matmul [ab].T|matmul batched|linear*|conv*|attention*"
 
 RULES = (
     # Nothing is spilled. The one exception is ptxas's own doing: each of a thread's elements has
@@ -94,8 +95,7 @@ RULES = (
     # 16-byte loads and stores wherever the shape allows (LEFT_OUT says where it does not)
     Rule("load16", least=1),
     Rule("store16", least=1),
-    # a multi-tensor step reads parameter, gradient and state, and writes all but the gradient, twice
-    # each in the float32 form: CHUNK elements over 256 threads
+    # A multi-tensor step reads parameter, gradient and two states, and writes all but the gradient
     Rule("load16", "kernels.optim.adam_kernel", cases="adam", least=4),
     Rule("store16", "kernels.optim.adam_kernel", cases="adam", least=3),
     # Tensor cores for products, convolutions and attention of half types and their gradients
@@ -108,19 +108,64 @@ RULES = (
     Rule("wgmma", DOTS, "fp32", "* tf32", ("sm_90",), least=1),
     Rule("tcgen05", DOTS, "fp32", "* tf32", ("sm_100",), least=1),
     # Each kind of dot kernel is there: a renamed one would leave the rules above without it
-    *(Rule("registers", k, HALF, DOT_CASES, ("sm_90",), least=1) for k in DOTS.split("|")),
+    *(Rule("registers", k, HALF, DOT_CASES, least=1) for k in DOTS.split("|")),
     # The copy engine moves the tiles of large products
-    Rule("tma", "kernels.matmul_tma.tma_kernel", HALF, "matmul*|linear", ("sm_90", "sm_100"), least=1),
+    Rule("tma", "kernels.matmul_tma.*", HALF, "matmul|linear", ("sm_90", "sm_100"), least=1),
 )
 
 LEFT_OUT = (
-    # Kernels that write or read too little, or in another order, for 16 bytes at a time
-    LeftOut("store16", "generated.*", types="*u8", why="booleans are bytes, a thread has 8 elements"),
-    LeftOut("load16", "generated.*", types="u8", why="booleans are bytes, a thread has 8 elements"),
+    # generated kernels
+    LeftOut("store16", "generated.*", "*u8", why="booleans are bytes, a thread has 8 elements"),
+    LeftOut(
+        "spills", "generated._peak_backward", HALF, "fused maximum", ("sm_80",),
+        why="ptxas keeps to 64 registers, for two programs of 512 threads, and puts two values of "
+        "the division's slow path on the stack: 8 bytes stored, 4 loaded",
+    ),
     LeftOut("store16", "generated._gelu_sum|generated._soft_loss", why="one sum a program"),
     LeftOut("load16", "generated.*_tail", why="the last step of a sum: one number"),
     LeftOut("store16", "generated.*_tail", why="the last step of a sum: one number"),
-)
+    # results of one or two numbers a row, a channel or a program
+    LeftOut("store16", "kernels.attention_backward.delta_kernel", why="a number a row"),
+    LeftOut("store16", "kernels.cross_entropy.f*_kernel", why="three numbers a row"),
+    LeftOut("store16", "kernels.index.check_kernel", why="a number a program"),
+    LeftOut("store16", "kernels.moments.*", why="two numbers a row"),
+    LeftOut("store16", "kernels.norm_backward.shared_backward_kernel", why="two numbers a row"),
+    LeftOut("store16", "kernels.norm_parameters.*", why="two numbers a channel"),
+    LeftOut("store16", "kernels.reduce.reduce_kernel", why="a number a row"),
+    LeftOut("store16", "kernels.softmax.exponentials_kernel", why="two numbers a piece of a row"),
+    LeftOut("store16", "kernels.softmax.products_kernel", why="a number a piece of a row"),
+    # vectors
+    LeftOut("store16", "kernels.matmul_thin.*", cases="matvec", why="a vector, an element a warp"),
+    LeftOut("store16", "kernels.matmul_split.*", cases="matvec", why="a vector of few elements"),
+    LeftOut("load16", "kernels.matmul_split.*", cases="matvec", why="a vector of few elements"),
+    LeftOut("load16", "kernels.matmul_tiled.*", cases="matvec", why="columns of one element"),
+    # convolutions
+    LeftOut("load16", "kernels.conv*", cases="conv first layer", why="three channels: 6 bytes"),
+    LeftOut("store16", "kernels.conv*", cases="conv first layer", why="three channels: 6 bytes"),
+    LeftOut(
+        "store16", "kernels.conv_depthwise.depthwise_weight_grad_kernel", why="one tap a program"
+    ),
+    LeftOut(
+        "store16", "kernels.conv_parts.sum_parts_kernel",
+        why="the odd number of taps of a row-major weight, or four halves a thread: 8 bytes",
+    ),
+    LeftOut(
+        "load16", "kernels.layout.copy_kernel", cases="conv 3x3 row-major",
+        why="a weight made channels-last: its nine taps lie between the channels",
+    ),
+    LeftOut(
+        "load16", "kernels.pool.max_pool_*", cases="max pool row-major",
+        why="the windows of neighbouring elements do not line up",
+    ),
+    LeftOut(
+        "load16", "kernels.pool.max_pool_backward_kernel", cases="max pool",
+        why="where a window's maximum stands is a byte",
+    ),
+    LeftOut("store16", "kernels.pool.max_pool_*", cases="max pool row-major", why="as its loads"),
+    # the rest
+    LeftOut("load16", "kernels.random.float_kernel", why="reads the generator's state alone"),
+    LeftOut("store16", "kernels.sort.merge_kernel", why="each element goes to a place of its own"),
+)  # fmt: skip
 
 
 def _left_out(what: str, row: dict[str, Any]) -> LeftOut | None:

@@ -14,7 +14,7 @@ import pytest
 
 from bench import gpu, kernel_rules
 from bench.gpu_workloads import GPT, TOGETHER, WORKLOADS, Lib, Workload
-from bench.kernel_rules import ALL, Rule
+from bench.kernel_rules import ALL, LeftOut, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = Workload(
@@ -209,17 +209,16 @@ def test_inputs_are_the_same_in_every_library():
 def compiled(**changes: Any) -> dict[str, Any]:
     return {
         "kernel": "kernels.softmax.softmax_kernel", "types": "bf16", "target": "sm_90",
-        "cases": ["softmax"], "registers": 40, "spills": 0, "shared": 1024, "load16": 2,
-        "store16": 2, "wgmma": 0, "atomic float": 0, "slow sine": 0, **changes,
+        "cases": ["softmax"], "registers": 40, "spills": 0, "shared": 1024, "load16": 2, "load": 2,
+        "store16": 2, "store": 2, "wgmma": 0, "atomic float": 0, "slow sine": 0, **changes,
     }  # fmt: skip
 
 
 @pytest.fixture
 def rules(monkeypatch):
-    def use(*rules: Rule, **exceptions: str) -> None:
+    def use(*rules: Rule, left_out: tuple[LeftOut, ...] = ()) -> None:
         monkeypatch.setattr(kernel_rules, "RULES", rules)
-        named = {tuple(k.split(":", 1)): v for k, v in exceptions.items()}
-        monkeypatch.setattr(kernel_rules, "EXCEPTIONS", named)
+        monkeypatch.setattr(kernel_rules, "LEFT_OUT", left_out)
 
     return use
 
@@ -235,6 +234,13 @@ def test_a_rule_holds_or_is_broken(rules):
     assert "load16 1" in line and "at least 2" in line
     for other in ({"types": "fp32"}, {"cases": ["log_softmax"]}, {"target": "gfx942"}):
         assert problems(compiled(load16=0, **other)) == []
+
+
+def test_what_reads_nothing_need_not_read_in_16_bytes(rules):
+    rules(Rule("load16", least=1), Rule("store16", least=1))
+    assert problems(compiled(load16=0, load=0)) == []
+    assert len(problems(compiled(load16=0, load=1))) == 1
+    assert len(problems(compiled(store16=0, store=4))) == 1
 
 
 def test_rules_look_at_samples_only_where_they_say_so(rules):
@@ -267,17 +273,23 @@ def test_neither_rules_nor_exceptions_go_stale(rules):
     rules(
         Rule("load16", "kernels.gone.*", least=1),
         Rule("store16", least=1),
-        **{"store16:kernels.softmax.*": "writes a number a row", "load16:kernels.gone.*": "gone"},
+        left_out=(
+            LeftOut("store16", "kernels.softmax.*", why="a number a row"),
+            LeftOut("load16", "kernels.gone.*", why="gone"),
+        ),
     )
     found = problems(compiled(store16=0), whole=True)
     assert len(found) == 2
     assert "no compiled kernel matches the rule load16" in found[0]
-    assert "no kernel needs the exception ('load16', 'kernels.gone.*')" in found[1]
+    assert "no kernel needs the exception" in found[1] and "kernels.gone.*" in found[1]
     assert problems(compiled(store16=0), whole=False) == []
 
 
 def test_an_exception_may_be_for_one_case(rules):
-    rules(Rule("store16", least=1), **{"store16:kernels.softmax.* / softmax": "a reason"})
+    rules(
+        Rule("store16", least=1),
+        left_out=(LeftOut("store16", "kernels.softmax.*", cases="softmax", why="a reason"),),
+    )
     assert problems(compiled(store16=0)) == []
     assert len(problems(compiled(store16=0, cases=["log_softmax"]))) == 1
 

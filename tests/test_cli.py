@@ -412,7 +412,9 @@ def test_tune_keeps_the_fastest(toy, capsys):
 def test_tune_writes_defaults_that_are_taken(toy, capsys, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert cli.main(["tune", "toy", "--size", "n=1000", "--write", str(out)]) == 0
-    written = json.loads((out / "toy.json").read_text())
+    text = (out / "toy.json").read_text()
+    assert text.count("\n") == 6 + 2 * 2 + 5  # a rule a line
+    written = json.loads(text)
     assert written["tables"]["any"] == TOY["tables"]["any"]
     first, *rest = written["tables"]["sm_90"]["half"]
     assert rest == TOY["tables"]["any"]["half"]

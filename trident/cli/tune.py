@@ -122,9 +122,8 @@ def _tune(options: argparse.Namespace, families: list[str], device: Any, table: 
         if options.write:
             options.write.mkdir(parents=True, exist_ok=True)
             path = options.write / f"{name}.json"
-            path.write_text(
-                json.dumps(with_measured(configs.shipped(name), table, chosen), indent=1)
-            )
+            content = with_measured(configs.shipped(name), table, chosen)
+            path.write_text(_as_text(content))
             print(f"wrote {path}")
     if failed:
         print(
@@ -161,3 +160,16 @@ def _bounds(sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
     most = {name: tuning.size_class(size) for name, size in sizes.items()}
     least = {name: size // 2 + 1 for name, size in most.items() if size > 1}
     return {"at_least": least, "at_most": most}
+
+
+def _as_text(content: Mapping[str, Any]) -> str:
+    """A file of defaults with one rule a line."""
+    tables = []
+    for table, kinds in content["tables"].items():
+        lists = []
+        for kind, rules in kinds.items():
+            lines = ",\n".join(f"   {json.dumps(rule)}" for rule in rules)
+            lists.append(f'  "{kind}": [\n{lines}\n  ]')
+        tables.append(f' "{table}": {{\n' + ",\n".join(lists) + "\n }")
+    notes = [f"{json.dumps(k)}: {json.dumps(v)},\n " for k, v in content.items() if k != "tables"]
+    return "{" + "".join(notes) + '"tables": {\n' + ",\n".join(tables) + "\n}}\n"

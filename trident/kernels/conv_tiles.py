@@ -47,7 +47,9 @@ def tile_for(
     half = block["BLOCK_K"] // 2
     if half >= 32 and depth % block["BLOCK_K"] and depth % half == 0:
         block["BLOCK_K"] = half  # 96 channels are three times 32, not twice 64
-    warps = min(c.num_warps, max(4, math.prod(block[name] for name in result) // 2048))
+    # a warp for so many results: without tensor cores each lane adds up its own, in registers
+    each = 2048 if x.dtype.itemsize == 2 else 512
+    warps = min(c.num_warps, max(4, math.prod(block[name] for name in result) // each))
     return {**block, "num_warps": warps, "num_stages": c.num_stages}
 
 

@@ -203,7 +203,7 @@ def gather(out: DeviceArray, x: DeviceArray, index: DeviceArray, *, dim: int, op
 @jit
 def select_kernel(
     x_ptr,  # (outer, size, inner), consecutive along inner
-    index_ptr,  # (m,)
+    index_ptr,  # (m,) contiguous
     out_ptr,  # (outer, m, inner) contiguous
     n_rows,  # outer * m
     m,
@@ -211,7 +211,6 @@ def select_kernel(
     inner,
     x_outer_stride,
     x_step,
-    index_stride,
     VEC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -222,7 +221,7 @@ def select_kernel(
     cols = tl.program_id(0) % blocks * COLS + tl.arange(0, COLS)
     inside = rows < n_rows
     mask = inside[:, None] & (cols < inner)[None, :]
-    index = wrap(tl.load(index_ptr + rows % m * index_stride, mask=inside, other=0), size)
+    index = wrap(tl.load(index_ptr + rows % m, mask=inside, other=0), size)
     start = multiple(rows // m * x_outer_stride + index * x_step, VEC)
     x = tl.load(x_ptr + start[:, None] + cols[None, :], mask=mask)
     tl.store(out_ptr + (rows * inner)[:, None] + cols[None, :], x, mask=mask)
@@ -237,7 +236,7 @@ def _select_rows(out: DeviceArray, x: DeviceArray, index: DeviceArray, dim: int)
     m, inner = index.shape[0], shapes.numel(x.shape[dim + 1 :])
     tail = shapes.is_contiguous(x.shape[dim + 1 :], x.strides[dim + 1 :])
     lead, (steps,) = collapse(x.shape[:dim], x.strides[:dim])
-    if inner < WIDE or not tail or len(lead) > 1:
+    if inner < WIDE or not tail or len(lead) > 1 or not index.is_contiguous():
         return False
     outer = steps[0] if lead != (1,) else 0
     n_rows = out.size // inner
@@ -246,7 +245,7 @@ def _select_rows(out: DeviceArray, x: DeviceArray, index: DeviceArray, dim: int)
     rows = min(next_power_of_2(n_rows), max(room // cols, 1))
     launch(
         select_kernel, (cdiv(n_rows, rows) * cdiv(inner, cols),), x, index, out, n_rows, m,
-        x.shape[dim], inner, outer, x.strides[dim], index.strides[0],
+        x.shape[dim], inner, outer, x.strides[dim],
         VEC=math.gcd(16, inner, outer, x.strides[dim], cols), ROWS=rows, COLS=cols, num_warps=4,
     )  # fmt: skip
     return True

@@ -232,8 +232,8 @@ configs.register(
         kinds={"half": dtypes.bfloat16, "single": dtypes.float32, "double": dtypes.float64,
                "int": dtypes.int64},
         trials=(
-            Config(BLOCK_M=2, BLOCK_N=4, BLOCK_K=8, SPLIT_K=1),
-            Config(BLOCK_M=2, BLOCK_N=4, BLOCK_K=8, SPLIT_K=3),
+            Config(BLOCK_M=2, BLOCK_N=2, BLOCK_K=4, SPLIT_K=1),
+            Config(BLOCK_M=2, BLOCK_N=2, BLOCK_K=2, SPLIT_K=3),
         ),
     )
 )  # fmt: skip

@@ -87,7 +87,7 @@ def thin_config(p: Problem) -> Config:
     """The configuration of a product of few rows; the launcher narrows its blocks."""
     device = p.a.device
     if device.interpreted and configs.forced("matmul_thin") is None:
-        return Config(BLOCK_M=32, BLOCK_N=128, BLOCK_K=32, SPLIT_K=1)
+        return Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=4, SPLIT_K=1)
     m, n, k = p.mnk
     along_k = int(p.b.strides[2] == 1)
     sizes = {"batches": p.batches, "m": m, "n": n, "k": k, "along_k": along_k}

@@ -480,8 +480,11 @@ def _run(
     arrays = [_five_axes(x, len(windows)) for x in read]
     sizes = (1,) * (3 - len(windows)) + tuple(w.size for w in windows)
     outs = (1,) * (3 - len(windows)) + tuple(w.out for w in windows)
-    interpreted = written[0].device.interpreted
-    block = min(next_power_of_2(total), 1 << 15) if interpreted else 256
+    channels_last = not written[0].is_contiguous()
+    # eight channels a lane are 16-byte accesses; along a row neighbouring windows do not line up
+    block = 1024 if channels_last and total >= 1 << 18 else 256
+    if written[0].device.interpreted:
+        block = min(next_power_of_2(total), 1 << 15)
     launch(
         kernel,
         (cdiv(total, block),),
@@ -492,7 +495,7 @@ def _run(
         *sizes,
         *outs,
         *(s for x in arrays for s in x.strides),
-        CHANNELS_LAST=not written[0].is_contiguous(),
+        CHANNELS_LAST=channels_last,
         INT64=total > 2**31 - 65536 or shapes.needs_int64(*read),
         BLOCK=block,
         num_warps=4,

@@ -73,6 +73,16 @@ def _flat(x: Tensor) -> Tensor:
     return ops.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
+def operand_sample(draw: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Random values with strides of some kind; where kernels are tried that read by tensor
+    descriptors, mostly contiguous or transposed."""
+    if draw.blocks != "trial" or not draw.integer(0, 3):
+        return draw.tensor(shape)
+    turn = draw.boolean()
+    x = np.array(draw.tensor((*shape[:-2], shape[-1], shape[-2]) if turn else shape), order="C")
+    return x.swapaxes(-1, -2) if turn else x
+
+
 @primitive
 class matmul:
     """Matrix product a @ b, as in torch: a (..., m, k), b (..., k, n) -> (..., m, n).
@@ -134,13 +144,16 @@ class matmul:
 
     def samples(draw):
         m, k, n = draw.size(0, 5, 37), draw.size(0, 5, 300), draw.size(0, 5, 41)
-        if draw.blocks == "trial" or draw.integer(0, 3) == 3:  # several tiles along each axis
+        tiles = (1, 2, 3) if draw.blocks == "trial" else (3,)
+        if draw.integer(0, 3) in tiles:  # several along each axis
             m, k, n = draw.integer(17, 40), draw.integer(15, 40), draw.integer(17, 40)
             if draw.integer(0, 2):  # what a tensor descriptor can describe
                 m, k, n = (-(-size // 8) * 8 for size in (m, k, n))
             if draw.boolean():
                 batch = draw.choice([(2, 3), (1, 3), (2, 1)])
-                return (draw.tensor((2, 3, m, k)), draw.tensor((*batch, k, n))), {}
+                a, b = operand_sample(draw, (2, 3, m, k)), operand_sample(draw, (*batch, k, n))
+                return (a, b), {}
+            return (operand_sample(draw, (m, k)), operand_sample(draw, (k, n))), {}
         batch = draw.choice([(), (), (2,), (3, 1, 2)])
         a = draw.choice([(k,), (m, k), (*batch, m, k), (1, *batch[1:], m, k)])
         b = draw.choice([(k,), (k, n), (*batch, k, n), (*batch[1:], k, n)])
@@ -278,10 +291,11 @@ class linear:
         if draw.blocks == "trial":  # several tiles along each axis, rows of 16 bytes or not
             rows, features = (draw.integer(17, 40),), draw.choice([40, 64, 35])
             outputs = draw.choice([40, 64, 37])
-        x = draw.tensor((*rows, features))
+        x = operand_sample(draw, (*rows, features))
         bias = draw.tensor((outputs,)) if draw.boolean() else None
         activation = draw.choice([None, None, "tanh", "sigmoid"])
-        return (x, draw.tensor((outputs, features)), bias), {"activation": activation}
+        weight = operand_sample(draw, (outputs, features))
+        return (x, weight, bias), {"activation": activation}
 
 
 def _need_ndim(op: str, **operands: tuple[Tensor, int]) -> None:

@@ -10,7 +10,7 @@ from .. import shapes
 from ..errors import DTypeError, ShapeError, wrong
 from ..kernels import matmul as kernels
 from ..runtime.blas import matmul as product
-from .matmul import _need_ndim, _swap, check_dtypes, product_shape
+from .matmul import _need_ndim, _swap, check_dtypes, operand_sample, product_shape
 from .registry import Spec, ops, primitive
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def _samples(draw: Any, batch: tuple[int, ...]) -> tuple[tuple, dict]:
     full = (*batch, m, n)
     added = draw.choice([full, full, (n,), (m, 1), (1, n), (), full[-2:]])
     attrs = {"beta": draw.choice([1, 0, 0.5]), "alpha": draw.choice([1, 1, -1.25])}
-    return (draw.tensor(added), draw.tensor((*batch, m, k)), draw.tensor((*batch, k, n))), attrs
+    a, b = operand_sample(draw, (*batch, m, k)), operand_sample(draw, (*batch, k, n))
+    return (draw.tensor(added), a, b), attrs
 
 
 @primitive

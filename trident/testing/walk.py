@@ -166,9 +166,12 @@ CASES: dict[str, Case] = {
         new(4, 16, 1024, 64), new(4, 16, 1024, 64), new(4, 16, 1024, 64)
     ),
     "attention masked": lambda new, F: F.scaled_dot_product_attention(
-        new(4, 16, 1024, 128), new(4, 4, 1024, 128), new(4, 4, 1024, 128),
-        new.labels(1024, 1024) > 0, enable_gqa=True,
-    ),  # fmt: skip
+        new(4, 16, 1024, 128),
+        new(4, 4, 1024, 128),
+        new(4, 4, 1024, 128),
+        new.labels(1024, 1024) > 0,
+        enable_gqa=True,
+    ),
     "attention dropout": lambda new, F: F.scaled_dot_product_attention(
         new(4, 16, 1024, 64), new(4, 16, 1024, 64), new(4, 16, 1024, 64), dropout_p=0.1
     ),
