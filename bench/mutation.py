@@ -38,9 +38,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "index": ("ravel_index", "nonzero_places", "one_hot_of", "take_slices", "gather_along"),
     "scatter": ("sum_slices", "winners", "scatter_sum", "scatter_put", "put_slices"),
     "sort": ("search", "ordered", "random_permutation"),
-    "matmul_tiled": ("matmul", "linear"),
-    "matmul_thin": ("matmul", "linear"),
-    "matmul_split": ("matmul", "linear"),
+    "matmul_tiled": ("matmul", "linear", "addmm", "baddbmm"),
+    "matmul_thin": ("matmul", "linear", "addmm", "baddbmm"),
+    "matmul_split": ("matmul", "linear", "addmm", "baddbmm"),
+    "matmul_tma": ("matmul", "linear", "addmm", "baddbmm"),
+    "matmul_common": ("matmul", "linear", "addmm", "baddbmm"),
     "conv_gather": ("convolution", "conv_data_grad"),
     "conv_depthwise": ("convolution", "conv_data_grad", "conv_weight_grad"),
     "conv_direct": ("im2col", "col2im"),
@@ -80,12 +82,6 @@ EQUIVALENT: tuple[tuple[str, str, str], ...] = (
         "generated.*",
         r"stride dropped: .*out_stride(\d)\) .*=> out_stride\1 = 1",
         "the saved result is contiguous, and this is its last axis: its stride is 1",
-    ),
-    (
-        "matmul.*tiled_kernel",
-        r"=> out_n_stride = 1",
-        "its launcher is only given contiguous outputs (the thin kernel alone takes a transposed "
-        "one): this stride is 1",
     ),
     (
         "conv_direct.depthwise.*",

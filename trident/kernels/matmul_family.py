@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from .. import config
 from ..lang import cdiv
 from ..runtime.tuning import Config
 from . import configs, matmul_tma
@@ -77,8 +78,10 @@ def tiled_config(p: Problem) -> Config:
     """The configuration of a product by ``tl.dot``; the launcher narrows its blocks."""
     device = p.a.device
     if device.interpreted and configs.forced("matmul") is None:
-        # the cost of a program hardly depends on its size there
-        return Config(SCHEDULE="grouped", BLOCK_M=256, BLOCK_N=256, BLOCK_K=256, GROUP_M=8,
+        # the cost of a program hardly depends on its size there; tests want several
+        block = config.interpret_block.get()
+        size = max(2 * block, 16) if block else 256
+        return Config(SCHEDULE="grouped", BLOCK_M=size, BLOCK_N=size, BLOCK_K=size, GROUP_M=2,
                       SPLIT_K=1, HALVES=False, WARP_SPECIALIZE=False)  # fmt: skip
     return configs.pick("matmul", device, p.a.dtype, sizes_of(p))
 
@@ -87,7 +90,11 @@ def thin_config(p: Problem) -> Config:
     """The configuration of a product of few rows; the launcher narrows its blocks."""
     device = p.a.device
     if device.interpreted and configs.forced("matmul_thin") is None:
-        return Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=4, SPLIT_K=1)
+        block = config.interpret_block.get()
+        if block:
+            side = max(block // 4, 2)
+            return Config(BLOCK_M=2, BLOCK_N=side, BLOCK_K=side, SPLIT_K=1)
+        return Config(BLOCK_M=32, BLOCK_N=128, BLOCK_K=32, SPLIT_K=1)
     m, n, k = p.mnk
     along_k = int(p.b.strides[2] == 1)
     sizes = {"batches": p.batches, "m": m, "n": n, "k": k, "along_k": along_k}
